@@ -1,0 +1,84 @@
+"""llava_kit: assemble, train, evaluate and serve LLaVA-style vision-language models.
+
+This is the face of the package. Every name is imported when first used, so `import llava_kit` loads no torch and no pydantic.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Options": "core.hookspecs",
+    "hookimpl": "core.hookspecs",
+    "Encoder": "core.encoder",
+    "EncoderSpec": "core.tiles",
+    "Grid": "core.tiles",
+    "TileGrid": "core.tiles",
+    "Connector": "core.connector",
+    "MlpWeights": "core.connector",
+    "LanguageModel": "core.language_model",
+    "ConversationTemplate": "core.template",
+    "Conversation": "core.conversation",
+    "Message": "core.conversation",
+    "Sample": "core.conversation",
+    "Segment": "core.conversation",
+    "ImageSlot": "core.conversation",
+    "ImageFile": "core.conversation",
+    "ImageBytes": "core.conversation",
+    "ImagePixels": "core.conversation",
+    "DataSource": "core.source",
+    "Benchmark": "core.benchmark",
+    "SplicePlan": "core.splice",
+    "Splicer": "core.splice",
+    "Sequences": "core.splice",
+    "LlavaKitError": "errors",
+    "load_recipe": "recipe.load",
+    "assemble": "assemble.parts",
+    "build": "assemble.parts",
+    "Assembly": "assemble.parts",
+    "load_model": "assemble.weights",
+    "train": "train.run",
+    "evaluate": "evaluate.run",
+}
+
+if TYPE_CHECKING:
+    from .assemble.parts import Assembly, assemble, build
+    from .assemble.weights import load_model
+    from .core.benchmark import Benchmark
+    from .core.connector import Connector, MlpWeights
+    from .core.conversation import (
+        Conversation,
+        ImageBytes,
+        ImageFile,
+        ImagePixels,
+        ImageSlot,
+        Message,
+        Sample,
+        Segment,
+    )
+    from .core.encoder import Encoder
+    from .core.hookspecs import Options, hookimpl
+    from .core.language_model import LanguageModel
+    from .core.source import DataSource
+    from .core.splice import Sequences, SplicePlan, Splicer
+    from .core.template import ConversationTemplate
+    from .core.tiles import EncoderSpec, Grid, TileGrid
+    from .errors import LlavaKitError
+    from .evaluate.run import evaluate
+    from .recipe.load import load_recipe
+    from .train.run import train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,95 @@
+"""What is said and shown: messages, pictures by reference, and the segments a template makes of them. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class ImageSlot:
+    """The place of picture number `index` of the sample."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A picture in a file. With `root`, the file must lie under that folder (symbolic links resolved)."""
+
+    path: str
+    root: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """A picture as the bytes of a picture file."""
+
+    data: bytes = field(repr=False)
+    name: str = "bytes"
+
+
+@dataclass(frozen=True)
+class ImagePixels:
+    """A picture that is drawn when asked for: `render()` gives uint8 [height, width, 3]; `size` is (width, height)."""
+
+    render: Callable[[], Any] = field(repr=False)
+    size: tuple[int, int]
+    name: str = "pixels"
+
+
+ImageRef = ImageFile | ImageBytes | ImagePixels
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: text and pictures in the order in which they stand."""
+
+    role: Role
+    parts: tuple[str | ImageSlot, ...]
+
+    @property
+    def text(self) -> str:
+        """The text alone, pictures left out."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in order. `system` replaces the template's own system text; None keeps it."""
+
+    messages: tuple[Message, ...]
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a data source: a conversation, the pictures its slots point to, and tags for statistics.
+
+    Every `ImageSlot.index` is in `range(len(images))` and every picture is shown exactly once (`data.example` checks it).
+    """
+
+    id: str
+    conversation: Conversation
+    images: tuple[ImageRef, ...] = ()
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of the prompt.
+
+    `trainable`: the model learns to say it. `special`: it comes from the template, so markers such as `</s>` in it are special
+    tokens; in all other text they are letters, whoever wrote them.
+    """
+
+    text: str
+    trainable: bool = False
+    special: bool = False

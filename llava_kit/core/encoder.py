@@ -1,0 +1,34 @@
+"""Encoder: pixel tiles in, patch features out. N tiles, P patches a tile."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .tiles import EncoderSpec
+
+
+class Encoder(nn.Module, ABC):
+    """Pixel tiles in, patch features out. A class token, where the tower has one, is not among the patches unless asked for."""
+
+    spec: EncoderSpec
+
+    @abstractmethod
+    def forward(self, tiles: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> [N, P, spec.width], patches row-major. N may be any number, also 0."""
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The units for sharding, recompute and compile; none by default."""
+        return ()
+
+    def normalise(self, tiles: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 [N, 3, H, W] -> `dtype` [N, 3, H, W], normalised by `spec.mean` and `spec.std`.
+
+        Tiles cross to the device as bytes (a quarter of float32) and become numbers there.
+        """
+        scale = torch.tensor([1 / (255 * s) for s in self.spec.std], device=tiles.device)
+        shift = torch.tensor([-m / s for m, s in zip(self.spec.mean, self.spec.std)], device=tiles.device)
+        return torch.addcmul(shift.view(3, 1, 1), tiles, scale.view(3, 1, 1)).to(dtype)

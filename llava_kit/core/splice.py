@@ -1,0 +1,86 @@
+"""SplicePlan: for each position of the language model's input, where its row comes from. B rows of S positions, T = B * S.
+
+The plan is made on the CPU from the text and the pictures' sizes (`llava_kit.splice.build`); the model obeys it. Every position
+is one of: a text row, a visual row, the newline row, or padding (zeros), so the four lists of positions are disjoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .connector import Connector
+
+TEXT, NEWLINE, PAD = -1, -2, -3
+"""Codes in `SplicePlan.source`; numbers >= 0 are visual rows."""
+
+
+def _map_tensors(record: Any, change) -> Any:
+    """A copy of the dataclass `record` with `change` applied to its tensors, nested records included."""
+    new = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if isinstance(value, Tensor):
+            new[f.name] = change(value)
+        elif isinstance(value, Sequences):
+            new[f.name] = _map_tensors(value, change)
+    return replace(record, **new)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Where sequences lie in the flattened batch [T]: from `offsets[i]` to `offsets[i + 1]`. Padding is a sequence too.
+
+    `offsets` int32 [n + 1] is for kernels, `host_offsets` the same numbers for Python, `longest` the longest sequence.
+    `packed`: some row of the batch holds more than one real sequence (padding at the end of a row does not count, since under
+    causal attention nothing real can see it).
+    """
+
+    offsets: Tensor
+    host_offsets: tuple[int, ...]
+    longest: int
+    packed: bool
+
+
+@dataclass(frozen=True)
+class SplicePlan:
+    """Who sits where. All index tensors are flat: a position is `b * S + s`, a visual row `tile * P' + patch`.
+
+    source            int32 [T]  a visual row (>= 0) | TEXT | NEWLINE | PAD
+    text_ids          int64 [X]  token ids of the text rows, in order of position
+    text_positions    int64 [X]  the seat of each
+    visual_rows       int64 [K]  the visual rows in use, each at most once, in order of position; K <= num_visual
+    visual_positions  int64 [K]  the seat of each
+    newline_positions int64 [L]
+    shape             (B, S)
+    num_visual        V = N * P', tiles of padding included
+    """
+
+    source: Tensor
+    text_ids: Tensor
+    text_positions: Tensor
+    visual_rows: Tensor
+    visual_positions: Tensor
+    newline_positions: Tensor
+    shape: tuple[int, int]
+    num_visual: int
+    sequences: Sequences
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SplicePlan:
+        return _map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> SplicePlan:
+        return _map_tensors(self, Tensor.pin_memory)
+
+
+class Splicer(Protocol):
+    """Puts text, visual and newline rows on their seats, as the plan says."""
+
+    def __call__(
+        self, plan: SplicePlan, features: Tensor, connector: Connector, embedding: Tensor, newline: Tensor | None
+    ) -> Tensor:
+        """features [N, P, D_vision], embedding [vocab, D], newline [D] or None -> rows [B, S, D]."""
+        ...

@@ -1,0 +1,81 @@
+"""What a user is told when something is wrong: one family of errors, each with an exit code, and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class LlavaKitError(Exception):
+    """A user's mistake or a fault of the outside world, told as: found, expected, nearest, what to do.
+
+    The command line prints the message alone (no traceback) and ends with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+class RecipeError(LlavaKitError):
+    """A recipe that cannot be used. `problems` holds every mistake found, one line each."""
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class PluginError(LlavaKitError):
+    """A plugin that is broken, unknown, unavailable on this machine, or in conflict with another."""
+
+
+class DataError(LlavaKitError):
+    """Data that cannot be read or used."""
+
+    exit_code = 3
+
+
+class SampleError(DataError):
+    """One sample that cannot be trained on or asked. The run goes on; the sample goes to quarantine.
+
+    `reason` is a short stable code (`missing_image`, `empty_answer`, `too_long`, ...) that counts and scripts can group by.
+    """
+
+    def __init__(self, reason: str, message: str, *, sample_id: str | None = None):
+        self.reason = reason
+        self.message = message
+        self.sample_id = sample_id
+        super().__init__(message if sample_id is None else f"sample {sample_id!r}: {message}")
+
+    def __reduce__(self):
+        # A worker process hands this error to the main process by pickling it.
+        return _sample_error, (self.reason, self.message, self.sample_id)
+
+
+def _sample_error(reason: str, message: str, sample_id: str | None) -> SampleError:
+    return SampleError(reason, message, sample_id=sample_id)
+
+
+class CheckpointError(LlavaKitError):
+    """A checkpoint that is missing, damaged, or does not fit."""
+
+    exit_code = 4
+
+
+class TrainingError(LlavaKitError):
+    """A run that had to stop: a loss that is not a number, a full disk, a bad-sample budget that is spent."""
+
+    exit_code = 1
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` was most likely meant to be, or None when nothing is near."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: `did you mean 'x'?` or the list of what there is."""
+    known = sorted(names)
+    best = nearest(name, known)
+    if best is not None:
+        return f"did you mean {best!r}?"
+    return f"known: {', '.join(known)}" if known else "there is none"

@@ -1,0 +1,204 @@
+"""The typed recipe: which parts, which stages, which data. No torch here; every key has a type and a sentence.
+
+A `Part` is a block with `type`, whose other keys are the options of that plugin; `recipe.load` checks them against the plugin's
+own Options class, so the schema of a stranger's plugin is as strict as ours.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+RECIPE_VERSION = 1
+COMPONENTS = ("encoder", "connector", "language_model")
+
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _plain_name(value: str) -> str:
+    if not value or value in (".", "..") or "/" in value or "\\" in value:
+        raise ValueError("must be one plain folder name: the run's folder is named after it")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+class Block(BaseModel):
+    """Base of all blocks: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Part(BaseModel):
+    """A plugin by name (`type`), with its options beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(description="the plugin's name, as in `llava-kit plugins list`")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Tiling(Block):
+    """How a picture becomes tiles (REFERENCE: LLaVA v1 square, v1.5 pad, NeXT anyres)."""
+
+    mode: Literal["square", "pad", "resize", "anyres"] = Field(
+        "pad",
+        description="square: resize the shorter side, crop the centre; pad: to a square with the encoder's mean colour; "
+        "resize: squash to a square; anyres: an overview and tiles of the best canvas",
+    )
+    pinpoints: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        (), description="anyres: the canvases to choose from, (width, height) in pixels, multiples of the tile"
+    )
+    unpad: bool = Field(True, description="anyres: leave out canvas rows that hold no picture; lines end by a newline")
+    rule: Literal["llava", "transformers"] = Field(
+        "llava", description="anyres: whose choice among equal canvases; they differ for about 6 % of picture sizes"
+    )
+
+
+class Model(Block):
+    """The parts."""
+
+    encoder: Part | tuple[Part, ...] = Field(description="one, or several side by side as one (features concatenated)")
+    connector: Part
+    language_model: Part
+    template: Part = Field(description="how turns become text, unless a stage names its own")
+    tiling: Tiling = Tiling()
+    splicer: Part | str = Field("auto", description="auto: the best that runs here; or a splicer's name")
+
+
+class ComponentTraining(Block):
+    """How one component trains."""
+
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat | None = Field(None, description="default: the optimizer's")
+
+
+class Train(Block):
+    """What trains. A component that is not named is frozen."""
+
+    encoder: ComponentTraining | None = None
+    connector: ComponentTraining | None = None
+    language_model: ComponentTraining | None = None
+
+    def components(self) -> dict[str, ComponentTraining]:
+        """The trained components by name."""
+        return {
+            name: value for name in ("encoder", "connector", "language_model") if (value := getattr(self, name)) is not None
+        }
+
+
+class Quarantine(Block):
+    """What to do about samples that cannot be used: they are written to quarantine.jsonl and counted."""
+
+    budget: Fraction = Field(0.01, description="the run stops when more than this share of the samples seen is bad")
+    free: int = Field(10, ge=0, description="so many bad samples are forgiven before the budget applies")
+
+
+class Data(Block):
+    """What a stage is trained on."""
+
+    source: Part
+    template: Part | None = Field(None, description="default: the model's")
+    max_length: PositiveInt = Field(2048, description="positions of a sample, visual rows included")
+    too_long: Literal["drop_turns", "drop_sample", "error"] = Field(
+        "drop_turns", description="drop_turns keeps the first turns that fit; a sample is never cut inside a picture or a turn"
+    )
+    pack: bool = Field(False, description="several samples share a row of max_length, each seeing only itself")
+    order: Literal["shuffled", "sequential"] = "shuffled"
+    workers: int = Field(0, ge=0, description="processes that read, draw, cut and tokenise; 0: in the main process")
+    quarantine: Quarantine = Quarantine()
+
+
+class Optimizer(Block):
+    """AdamW, or Muon on the matrices of blocks with AdamW on the rest (both torch's own)."""
+
+    type: Literal["adamw", "muon"] = "adamw"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    momentum: Fraction = Field(0.95, description="muon only")
+    matrix_lr_scale: PositiveFloat = Field(1.0, description="muon only: the matrices' rate is the component's lr times this")
+
+
+class Schedule(Block):
+    """The learning rate over the steps of a stage: linear warmup, then a decay to `final` times the peak."""
+
+    type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Fraction | None = Field(None, description="share of the steps")
+    warmup_steps: int | None = Field(None, ge=0, description="instead of warmup")
+    final: Fraction = 0.0
+
+
+class Parallel(Block):
+    """How a step is spread and what is kept in memory."""
+
+    shard: PositiveInt = Field(1, description="over how many devices parameters are sharded; this version trains on one")
+    recompute: bool = Field(False, description="forget activations inside blocks and compute them again in the backward pass")
+    compile: bool = Field(False, description="torch.compile the blocks")
+
+
+class Validation(Block):
+    """A look at held-out samples on a schedule."""
+
+    source: Part
+    every: PositiveInt = Field(description="in steps")
+    samples: PositiveInt = Field(256, description="the first so many of the source")
+    generate: int = Field(2, ge=0, description="so many sample answers are written to the log")
+    patience: PositiveInt | None = Field(None, description="stop after so many looks without a better loss")
+
+
+class Checkpointing(Block):
+    """What is kept, and how often it is written."""
+
+    every: PositiveInt = Field(500, description="in steps; the last step is always kept")
+    keep: PositiveInt = Field(2, description="how many of the latest to keep")
+    best: bool = Field(True, description="keep the one with the lowest validation loss too")
+
+
+class Stage(Block):
+    """One stage of training. It starts from the stage before it unless `start_from` says otherwise."""
+
+    train: Train
+    data: Data
+    start_from: str | None = Field(None, description="a stage's name, a model folder, or 'scratch'; default: the stage before")
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = Field(None, description="instead of epochs")
+    global_batch_size: PositiveInt
+    micro_batch_size: PositiveInt | None = Field(None, description="samples (rows when packing) at once; default: all at once")
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    clip_norm: PositiveFloat | None = Field(description="largest gradient norm; null means no clipping, and must be said")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    parallel: Parallel = Parallel()
+    validate_on: Validation | None = Field(None, alias="validate")
+    checkpoint: Checkpointing = Checkpointing()
+    log_every: PositiveInt = 10
+
+
+class Evaluate(Block):
+    """What is asked of the finished model."""
+
+    benchmark: Part
+    batch_size: PositiveInt = 32
+    max_new_tokens: PositiveInt = 32
+    wrong_picture: bool = Field(True, description="ask everything again with another question's picture, to see if it looks")
+
+
+class Recipe(Block):
+    """A run: parts, stages, evaluation."""
+
+    recipe_version: Literal[1] = RECIPE_VERSION
+    name: Name
+    description: str = ""
+    seed: int = 0
+    threads: PositiveInt | None = Field(None, description="CPU threads; default: all cores")
+    output: str = Field("runs", description="runs are written to <output>/<name>/<time>/")
+    model: Model
+    stages: dict[Name, Stage] = Field(min_length=1)
+    evaluate: Evaluate | None = None
