@@ -1,1 +1,4 @@
-"""Being built."""
+"""The waist: recipe in, parts out; and the way of an assembled model to disk and back.
+
+Imports everything below it (core, registry, recipe, image, splice, data, model, chat); whatever runs a model stands on it.
+"""

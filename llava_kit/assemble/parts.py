@@ -1,0 +1,223 @@
+"""Recipe -> Assembly: the built model with all that it takes to feed it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..chat.responder import Responder
+from ..chat.session import ChatSession
+from ..core.connector import Connector
+from ..core.encoder import Encoder
+from ..core.language_model import LanguageModel
+from ..core.source import DataSource
+from ..core.splice import Splicer
+from ..core.template import ConversationTemplate
+from ..core.tiles import Grid
+from ..data.example import ExampleMaker
+from ..errors import LlavaKitError, PluginError, RecipeError
+from ..image.tiling import Tiler, TilingOptions
+from ..model.decode import Sampling
+from ..model.side_by_side import SideBySideEncoder
+from ..model.vlm import VisionLanguageModel
+from ..recipe.load import parse_part
+from ..recipe.schema import Model, Part, Recipe, Tiling
+from ..registry.manager import default_registry
+from ..splice.reference import ReferenceSplicer
+
+# What a conversation may hold when nobody said otherwise: the length that LLaVA 1.5 was trained with (REFERENCE 2.2).
+DEFAULT_MAX_LENGTH = 2048
+
+
+@dataclass
+class Assembly:
+    """A model and what feeds it. `recipe_model` is the recipe's `model` block, None when it was assembled from ready parts."""
+
+    model: VisionLanguageModel
+    template: ConversationTemplate
+    tiler: Tiler
+    side: Grid
+    recipe_model: Model | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.model.language_model.tokenizer
+
+    def examples(
+        self,
+        *,
+        template: ConversationTemplate | None = None,
+        tiling: Tiling | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        too_long: str = "drop_turns",
+    ) -> ExampleMaker:
+        """What turns a `Sample` into token ids, flags and tiles for this model."""
+        tiler = self.tiler if tiling is None else make_tiler(self.model.encoder, tiling)
+        return ExampleMaker(template or self.template, self.tokenizer, tiler, self.side, max_length, too_long)
+
+    def responder(self, max_length: int = DEFAULT_MAX_LENGTH) -> Responder:
+        """Answers to samples, alone or in batches."""
+        return Responder(self.model, self.examples(max_length=max_length, too_long="error"))
+
+    def session(self, *, system: str | None = None) -> ChatSession:
+        """A conversation that remembers its turns."""
+        return ChatSession(self.responder(), system=system)
+
+    def chat(self, text: str, images: Sequence[Any] = (), *, system: str | None = None, **sampling: Any) -> str:
+        """One question, one answer. `images`: paths, bytes, PIL pictures or uint8 arrays; they stand before the text.
+
+        `sampling` are the fields of `llava_kit.model.decode.Sampling` (max_new_tokens, temperature, top_p, top_k, seed).
+        """
+        return "".join(self.session(system=system).ask(text, images, Sampling(**sampling)))
+
+
+def build(kind: str, type: str, /, *, weights: bool = True, **keys: Any) -> Any:
+    """One part by name: `build("encoder", "clip", checkpoint=...)`, `build("connector", "mlp", vision_width=..., ...)`.
+
+    Keys of the plugin's options go to its options; a connector also needs `vision_width`, `text_width` and `grid`.
+    """
+    neighbours = {name: keys.pop(name) for name in ("vision_width", "text_width", "grid") if name in keys}
+    return build_part(kind, Part(type=type, **keys), weights=weights, **neighbours)
+
+
+def build_part(kind: str, part: Part, *, weights: bool = True, **neighbours: Any) -> Any:
+    """The part that a recipe block names, built by its plugin."""
+    entry, options = parse_part(part, kind, default_registry())
+    if kind in ("encoder", "language_model"):
+        neighbours["weights"] = weights
+    try:
+        return entry.build(options, **neighbours)
+    except LlavaKitError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{kind} {part.type!r} ({entry.distribution} {entry.version}) could not be built: {type(error).__name__}: {error}"
+        ) from error
+
+
+def build_source(part: Part) -> DataSource:
+    """The data source that a recipe block names."""
+    return build_part("source", part)
+
+
+def make_tiler(encoder: Encoder, tiling: Tiling) -> Tiler:
+    """The tiler for this encoder's tiles."""
+    return Tiler(encoder.spec, TilingOptions(tiling.mode, tiling.pinpoints, tiling.unpad, tiling.rule))
+
+
+def choose_splicer(choice: str | Part) -> Splicer:
+    """The splicer by name. `auto` is the plain PyTorch one unless a measurement on this device says that another is faster."""
+    name = choice if isinstance(choice, str) else choice.type
+    if name in ("auto", "reference"):
+        return ReferenceSplicer()
+    part = Part(type=choice) if isinstance(choice, str) else choice
+    entry, options = parse_part(part, "splicer", default_registry())
+    reason = entry.unavailable() if entry.unavailable is not None else None
+    if reason is not None:
+        raise PluginError(f"splicer {name!r} cannot run here: {reason}; use 'auto' or 'reference'")
+    return entry.build(options)
+
+
+def assemble(
+    recipe: Recipe | Model | Mapping[str, Any] | None = None,
+    *,
+    encoder: Encoder | None = None,
+    connector: Connector | Part | Mapping[str, Any] | None = None,
+    language_model: LanguageModel | None = None,
+    template: ConversationTemplate | str | None = None,
+    tiling: Tiling | Mapping[str, Any] | None = None,
+    splicer: str | Splicer = "auto",
+    weights: bool | Mapping[str, bool] = True,
+    device: str | torch.device | None = None,
+    seed: int | None = None,
+) -> Assembly:
+    """A recipe's model, built; or ready parts put together (`encoder`, `connector`, `language_model`, `template`).
+
+    `weights=False` makes architectures only (a mapping says it per component): for a model whose weights follow from a folder,
+    or for counting on the meta device. `seed` (default: the recipe's) decides every fresh initialisation.
+    """
+    block: Model | None = None
+    if recipe is not None:
+        block = _model_block(recipe)
+        if seed is None and isinstance(recipe, Recipe):
+            seed = recipe.seed
+    if seed is not None:
+        torch.manual_seed(seed)
+    if block is not None:
+        if any(part is not None for part in (encoder, connector, language_model, template, tiling)):
+            raise LlavaKitError("assemble: found a recipe and ready parts; expected one or the other")
+        wanted = weights if isinstance(weights, Mapping) else dict.fromkeys(("encoder", "language_model"), weights)
+        encoder = _build_encoder(block, wanted.get("encoder", True))
+        language_model = build_part("language_model", block.language_model, weights=wanted.get("language_model", True))
+        connector, template, tiling, chosen = (
+            block.connector,
+            build_part("template", block.template),
+            block.tiling,
+            block.splicer,
+        )
+    else:
+        chosen = splicer
+    missing = [
+        name
+        for name, part in (("encoder", encoder), ("connector", connector), ("language_model", language_model))
+        if part is None
+    ]
+    if missing:
+        raise LlavaKitError(
+            f"assemble: missing {', '.join(missing)}; give a recipe, or all of encoder, connector, language_model, template"
+        )
+    assert encoder is not None
+    assert language_model is not None
+    if not isinstance(connector, Connector):
+        part = connector if isinstance(connector, Part) else Part.model_validate(connector)
+        connector = build_part(
+            "connector", part, vision_width=encoder.spec.width, text_width=language_model.width, grid=encoder.spec.grid
+        )
+    if isinstance(template, str):
+        template = build_part("template", Part(type=template))
+    assert template is not None
+    tiling = tiling if isinstance(tiling, Tiling) else Tiling.model_validate(tiling or {})
+    _check_fit(encoder, connector, language_model, tiling)
+    model = VisionLanguageModel(
+        encoder,
+        connector,
+        language_model,
+        choose_splicer(chosen) if isinstance(chosen, (str, Part)) else chosen,
+        newline=tiling.mode == "anyres" and tiling.unpad,
+    )
+    if device is not None:
+        model.to(device)
+    return Assembly(model, template, make_tiler(encoder, tiling), connector.output_grid(encoder.spec.grid), block)
+
+
+def _model_block(recipe: Recipe | Model | Mapping[str, Any]) -> Model:
+    if isinstance(recipe, Recipe):
+        return recipe.model
+    if isinstance(recipe, Model):
+        return recipe
+    try:
+        return Model.model_validate(recipe)
+    except ValueError as error:
+        raise RecipeError(f"assemble: this is no model block: {error}") from error
+
+
+def _build_encoder(block: Model, weights: bool) -> Encoder:
+    if isinstance(block.encoder, Part):
+        return build_part("encoder", block.encoder, weights=weights)
+    return SideBySideEncoder([build_part("encoder", part, weights=weights) for part in block.encoder])
+
+
+def _check_fit(encoder: Encoder, connector: Connector, language_model: LanguageModel, tiling: Tiling) -> None:
+    if tiling.mode == "anyres" and not connector.spatial:
+        raise RecipeError(
+            f"model.tiling.mode: anyres needs visual rows that keep their place in the picture, and those of connector "
+            f"{type(connector).__name__} have none; use mode 'pad', or a connector such as 'mlp'"
+        )
+    if not encoder.spec.grid.area:
+        raise LlavaKitError(f"encoder {type(encoder).__name__} declares an empty patch grid")
+    if language_model.embedding.shape[1] != language_model.width:
+        warnings.warn("the language model's embedding is not of its declared width", stacklevel=3)
