@@ -1,0 +1,65 @@
+"""Where the visual rows of one picture sit, as index arithmetic: AnyRes merge, unpad and newline need no pixels and no tensors.
+
+A tile gives `side` visual rows (rows x cols, row-major). The tiles of a picture are numbered overview first, then the detail
+tiles row-major; visual row `first + tile * side.area + patch` is patch `patch` of tile `tile`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_kit.core.splice import NEWLINE
+from llava_kit.core.tiles import Grid, TileGrid
+
+
+def kept_lines(grid: TileGrid, side: Grid) -> tuple[int, int, int, int]:
+    """The window (y0, y1, x0, x1) of the detail canvas that is kept, in visual rows; the whole canvas without unpad.
+
+    The picture fills its canvas along one axis; along the other it is centred between two black bands of equal height (or
+    width), which are cut. Whole numbers only: LLaVA's float arithmetic counts a few sizes in a million one line short (it keeps
+    one band line more or less at 352 x 748, for one). Halves are rounded down: an odd rest leaves one line of padding in.
+    """
+    height, width = grid.tiles.rows * side.rows, grid.tiles.cols * side.cols
+    if not grid.unpad or not grid.tiles.area:
+        return 0, height, 0, width
+    picture_width, picture_height = grid.size
+    if picture_width * grid.tiles.rows > picture_height * grid.tiles.cols:  # wider than its canvas: bands above and below
+        band = (height - picture_height * grid.tiles.cols * side.rows // picture_width) // 2
+        return band, height - band, 0, width
+    band = (width - picture_width * grid.tiles.rows * side.cols // picture_height) // 2
+    return 0, height, band, width - band
+
+
+def count_rows(grid: TileGrid, side: Grid) -> int:
+    """How many positions a picture takes, newlines included; known from its size, before any pixel is read."""
+    y0, y1, x0, x1 = kept_lines(grid, side)
+    return side.area + (y1 - y0) * (x1 - x0 + grid.unpad)
+
+
+def picture_rows(grid: TileGrid, side: Grid, first: int) -> NDArray[np.int32]:
+    """The rows of one picture in the order of their seats: int32 [count_rows(grid, side)], visual rows or NEWLINE.
+
+    The overview comes first, then the kept lines of the canvas; with unpad each of these lines ends with a newline row. A
+    picture with no detail tiles is its overview alone, without newline.
+    """
+    if not grid.tiles.area:
+        return np.arange(first, first + side.area, dtype=np.int32)
+    pattern = _pattern(grid.tiles, side, grid.unpad, kept_lines(grid, side))
+    return np.where(pattern == NEWLINE, pattern, pattern + np.int32(first))
+
+
+@lru_cache(maxsize=512)  # a data set has few shapes of picture; a pattern takes some 10 KiB
+def _pattern(tiles: Grid, side: Grid, newlines: bool, window: tuple[int, int, int, int]) -> NDArray[np.int32]:
+    """`picture_rows` for `first` = 0."""
+    y0, y1, x0, x1 = window
+    y, x = np.arange(y0, y1, dtype=np.int32)[:, None], np.arange(x0, x1, dtype=np.int32)
+    tile = 1 + y // side.rows * tiles.cols + x // side.cols
+    lines = tile * side.area + y % side.rows * side.cols + x % side.cols
+    if newlines:
+        lines = np.pad(lines, ((0, 0), (0, 1)), constant_values=NEWLINE)
+    rows = np.concatenate([np.arange(side.area, dtype=np.int32), lines.ravel()], dtype=np.int32)
+    rows.setflags(write=False)
+    return rows
