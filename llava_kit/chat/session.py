@@ -24,7 +24,7 @@ class ChatSession:
     def ask(self, text: str, images: Sequence[Any] = (), sampling: Sampling | None = None) -> Iterator[str]:
         """The answer, piece by piece. A turn that fails (unreadable picture, prompt too long) leaves no trace.
 
-        `images`: paths, bytes, PIL pictures, uint8 [H, W, 3] arrays or `ImageRef`s; each stands on its own line before the text.
+        `images`: paths, bytes, PIL pictures, uint8 [H, W, 3] arrays or `ImageRef`s; each on its own line before the text.
         """
         refs = [as_image(image) for image in images]
         slots = [part for index in range(len(refs)) for part in (ImageSlot(len(self.images) + index), "\n")]

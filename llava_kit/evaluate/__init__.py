@@ -1,1 +1,1 @@
-"""Being built."""
+"""Questions to a finished model, its answers judged, and the baselines beside them. Imports assemble, chat and below."""

@@ -1,1 +1,1 @@
-"""Being built."""
+"""Pages that people look at: one static HTML file each, with no request to anywhere. Imports errors alone."""
