@@ -35,6 +35,11 @@ _HOME = {
     "Splicer": "core.splice",
     "Sequences": "core.splice",
     "LlavaKitError": "errors",
+    "PluginError": "errors",
+    "CheckpointError": "errors",
+    "DataError": "errors",
+    "SampleError": "errors",
+    "suggest": "errors",
     "load_recipe": "recipe.load",
     "assemble": "assemble.parts",
     "build": "assemble.parts",
@@ -66,7 +71,7 @@ if TYPE_CHECKING:
     from .core.splice import Sequences, SplicePlan, Splicer
     from .core.template import ConversationTemplate
     from .core.tiles import EncoderSpec, Grid, TileGrid
-    from .errors import LlavaKitError
+    from .errors import CheckpointError, DataError, LlavaKitError, PluginError, SampleError, suggest
     from .evaluate.run import evaluate
     from .recipe.load import load_recipe
     from .train.run import train
