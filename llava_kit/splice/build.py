@@ -22,7 +22,7 @@ from llava_kit.errors import LlavaKitError, SampleError
 from .layout import count_rows, picture_rows
 
 IMAGE = -200
-"""Stands for a whole picture among the token ids; the number is LLaVA's (IMAGE_TOKEN_INDEX), and no tokenizer can produce it."""
+"""Stands for a whole picture among the token ids. The number is LLaVA's (IMAGE_TOKEN_INDEX); no tokenizer can produce it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _join(seatings: Sequence[Seating], vocab: int) -> _Tokens:
         raise SampleError("empty_sample", "has no tokens", sample_id=seatings[int(counts.argmin())].sample_id)
     ids = np.concatenate([seating.token_ids for seating in seatings])
     trainable = np.concatenate([seating.trainable for seating in seatings])
-    assert ids.dtype == np.int64 and trainable.dtype == np.bool_ and ids.shape == trainable.shape
+    assert (ids.dtype, trainable.dtype, trainable.shape) == (np.int64, np.bool_, ids.shape)
     starts = np.cumsum(counts) - counts
     is_text = ids != IMAGE
     outside = is_text & ((ids < 0) | (ids >= vocab))
@@ -155,8 +155,8 @@ def _join(seatings: Sequence[Seating], vocab: int) -> _Tokens:
         sample = int(np.searchsorted(starts, place, "right")) - 1
         raise SampleError(
             "token_outside_vocabulary",
-            f"token {place - int(starts[sample])} has id {ids[place]}, expected 0 to {vocab - 1} (the language model's embedding "
-            f"has {vocab} rows) or {IMAGE} for a picture; use the tokenizer of this language model",
+            f"token {place - int(starts[sample])} has id {ids[place]}, expected 0 to {vocab - 1}, as the embedding has "
+            f"{vocab} rows, or {IMAGE} for a picture; use the tokenizer of this language model",
             sample_id=seatings[sample].sample_id,
         )
     tokens = _Tokens(ids, trainable, is_text, np.flatnonzero(~is_text), starts, counts)
@@ -224,7 +224,8 @@ def _sequences(shape: tuple[int, int], firsts: NDArray, lengths: NDArray, sample
     starts = np.sort(np.concatenate([firsts, filled[filled < row_ends]]))
     total = num_rows * positions
     spans = np.diff(starts, append=total)
-    assert total < 2**31 and starts[0] == 0 and spans.min() > 0
+    assert total < 2**31  # offsets and source are int32
+    assert spans.min() > 0
     offsets = np.append(starts, total)
     sequences = Sequences(
         offsets=torch.from_numpy(offsets.astype(np.int32)),

@@ -19,8 +19,8 @@ def kept_lines(grid: TileGrid, side: Grid) -> tuple[int, int, int, int]:
     """The window (y0, y1, x0, x1) of the detail canvas that is kept, in visual rows; the whole canvas without unpad.
 
     The picture fills its canvas along one axis; along the other it is centred between two black bands of equal height (or
-    width), which are cut. Whole numbers only: LLaVA's float arithmetic counts a few sizes in a million one line short (it keeps
-    one band line more or less at 352 x 748, for one). Halves are rounded down: an odd rest leaves one line of padding in.
+    width), which are cut. Halves are rounded down: an odd rest leaves one line of padding in. Whole numbers only: LLaVA's
+    floats miss a few sizes in a million (352 x 748 fills 51 lines exactly, they see 50 and keep 50 lines instead of 52).
     """
     height, width = grid.tiles.rows * side.rows, grid.tiles.cols * side.cols
     if not grid.unpad or not grid.tiles.area:
