@@ -115,10 +115,10 @@ def duration(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """542304 -> '0.54 M'."""
+    """542304 -> '542 k'."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size / 2:
-            return f"{number / size:.2f} {unit}"
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
     return f"{number:.0f}"
 
 
