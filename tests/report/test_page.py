@@ -56,5 +56,5 @@ def test_a_run_without_evaluation_has_a_page_too(record, tmp_path):
 
 
 def test_units():
-    assert [duration(s) for s in (4.2, 95, 3700)] == ["4.2 s", "1 min 35 s", "1 h 02 min"]
+    assert [duration(s) for s in (4.2, 95, 3700)] == ["4.2 s", "1 min 35 s", "1 h 01 min"]
     assert [count(n) for n in (12, 900, 542_304, 7_060_000_000)] == ["12", "900", "542 k", "7.06 B"]
