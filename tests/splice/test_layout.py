@@ -105,10 +105,10 @@ TABLE = """
 1000x1000 2x2 48x48 2928 1024x768 2x2 36x48 2340    1920x1080 2x2 28x48 1948   1080x1920 2x2 48x28 1968
 800x400 2x1 24x48 1752   2000x500 3x1 18x72 1890    500x2000 1x3 72x18 1944    4000x300 3x1 6x72 1014
 300x4000 1x3 72x6 1080   100x1000 1x3 72x8 1224     2304x2304 2x2 48x48 2928   3000x500 3x1 12x72 1452
-""".split()
+"""
 
 
-@pytest.mark.parametrize(("size", "canvas", "kept", "tokens"), list(zip(*[iter(TABLE)] * 4)))
+@pytest.mark.parametrize(("size", "canvas", "kept", "tokens"), list(zip(*[iter(TABLE.split())] * 4)))
 def test_counts_of_llava_next(size, canvas, kept, tokens):
     size, (cols, rows), kept = (tuple(map(int, text.split("x"))) for text in (size, canvas, kept))
     assert canvas_of_llava(size) == (rows, cols)
