@@ -1,0 +1,164 @@
+"""What the plugins offer, by kind and name, and what is wrong with those that could not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from llava_kit.core.hookspecs import Options
+from llava_kit.errors import PluginError, suggest
+
+KINDS = ("encoder", "connector", "language_model", "template", "splicer", "source", "benchmark", "command")
+"""Every kind of thing a plugin can register; the hook of each is `register_<kind>s`."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin by its entry point's name, and the distribution that installed it."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that can be built. `unavailable()`, where given, says in one line why it cannot run on this machine."""
+
+    kind: str
+    name: str
+    options: type[Options] | None
+    build: Callable[..., Any]
+    summary: str
+    plugin: Plugin
+    unavailable: Callable[[], str | None] | None = None
+
+    @property
+    def distribution(self) -> str:
+        return self.plugin.distribution
+
+    @property
+    def version(self) -> str:
+        return self.plugin.version
+
+    def why_unavailable(self) -> str | None:
+        """Why it cannot run on this machine, in one line; None if it can. A test that fails itself is a reason too."""
+        if self.unavailable is None:
+            return None
+        try:
+            return self.unavailable()
+        except Exception as error:
+            return f"its own test failed ({type(error).__name__}: {error})"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that could not be used: why, in one line and in full, and what it had registered until then."""
+
+    plugin: Plugin
+    reason: str
+    traceback: str
+    offered: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.plugin.name
+
+    @property
+    def distribution(self) -> str:
+        return self.plugin.distribution
+
+    @property
+    def version(self) -> str:
+        return self.plugin.version
+
+    def __str__(self) -> str:
+        return f"{self.plugin}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A name of one kind that several plugins claim: nobody gets it until all but one are switched off."""
+
+    kind: str
+    name: str
+    plugins: tuple[Plugin, ...]
+
+    def __str__(self) -> str:
+        owners = " and ".join(str(plugin) for plugin in self.plugins)
+        return (
+            f"{words(self.kind)} {self.name!r} is registered by {owners}; switch one off: "
+            f"`llava-kit -p no:{_switch(self.plugins)} ...`, or uninstall it"
+        )
+
+
+@dataclass
+class Registry:
+    """Entries by kind and name. `plugins` are those that loaded, `broken` and `conflicts` say what did not, and why."""
+
+    plugins: list[Plugin] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    _entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Takes up a plugin's entries; a name that is taken becomes a conflict and belongs to nobody."""
+        for entry in entries:
+            key = (entry.kind, entry.name)
+            claimed = next((c for c in self.conflicts if (c.kind, c.name) == key), None)
+            if claimed is not None:
+                self.conflicts.remove(claimed)
+                self.conflicts.append(Conflict(*key, (*claimed.plugins, entry.plugin)))
+            elif key in self._entries:
+                self.conflicts.append(Conflict(*key, (self._entries.pop(key).plugin, entry.plugin)))
+            else:
+                self._entries[key] = entry
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """The entries of `kind` by name; without a kind all of them, kinds in the order of `KINDS`."""
+        chosen = [entry for entry in self._entries.values() if kind in (None, entry.kind)]
+        return sorted(chosen, key=lambda entry: (KINDS.index(entry.kind), entry.name))
+
+    def get(self, kind: str, name: str) -> Entry:
+        """The entry of that kind and name.
+
+        Raises:
+            PluginError: the name is unknown (the nearest is told), claimed by several plugins, or offered by a broken one.
+        """
+        if kind not in KINDS:
+            raise PluginError(f"there is no kind of plugin {kind!r}; {suggest(kind, KINDS)}")
+        entry = self._entries.get((kind, name))
+        if entry is not None:
+            return entry
+        for conflict in self.conflicts:
+            if (conflict.kind, conflict.name) == (kind, name):
+                raise PluginError(str(conflict))
+        for broken in self.broken:
+            if (kind, name) in broken.offered or name == broken.name:
+                raise PluginError(f"{words(kind)} {name!r} belongs to the broken plugin {broken}\n{broken.traceback.rstrip()}")
+        names = [entry.name for entry in self.entries(kind)]
+        raise PluginError(f"there is no {words(kind)} {name!r}; {suggest(name, names)}{self.broken_hint()}")
+
+    def broken_hint(self) -> str:
+        """The tail of an error about something missing: a broken plugin may have been meant to provide it."""
+        if not self.broken:
+            return ""
+        listed = "; ".join(map(str, self.broken))
+        return f" (a broken plugin may have provided it: {listed}; see `llava-kit plugins doctor`)"
+
+
+def words(kind: str) -> str:
+    """A kind as one says it: `language_model` is a language model."""
+    return kind.replace("_", " ")
+
+
+def _switch(plugins: tuple[Plugin, ...]) -> str:
+    """What switches off the newest claimant and nobody else: its name, or its distribution's where the names are equal."""
+    last = plugins[-1]
+    shared = any(plugin.name == last.name for plugin in plugins[:-1])
+    return last.distribution if shared else last.name
