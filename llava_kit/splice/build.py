@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llava_kit.core.splice import NEWLINE, PAD, TEXT, Sequences, SplicePlan
-from llava_kit.core.tiles import Grid, TileGrid
-from llava_kit.errors import LlavaKitError, SampleError
-
+from ..core.splice import NEWLINE, PAD, TEXT, Sequences, SplicePlan
+from ..core.tiles import Grid, TileGrid
+from ..errors import LlavaKitError, SampleError
 from .layout import count_rows, picture_rows
 
 IMAGE = -200

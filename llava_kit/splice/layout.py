@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_kit.core.splice import NEWLINE
-from llava_kit.core.tiles import Grid, TileGrid
+from ..core.splice import NEWLINE
+from ..core.tiles import Grid, TileGrid
 
 
 def kept_lines(grid: TileGrid, side: Grid) -> tuple[int, int, int, int]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from llava_kit.core.connector import Connector
-from llava_kit.core.splice import SplicePlan
-from llava_kit.errors import LlavaKitError
+from ..core.connector import Connector
+from ..core.splice import SplicePlan
+from ..errors import LlavaKitError
 
 
 class ReferenceSplicer:
