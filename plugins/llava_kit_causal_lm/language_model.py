@@ -1,0 +1,181 @@
+"""A causal LM of transformers behind the LanguageModel interface. B rows of S positions, D width."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicCache
+
+from llava_kit import LanguageModel, PluginError, Sequences, suggest
+from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint
+
+from . import CausalLmOptions
+from .attention import ARGUMENT, NAME, fused_packing, make_view
+from .cache import BufferLayer, CausalLmCache
+
+PRESETS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
+
+# Layers that see the past through attention alone. Others carry a state, which would pass from one packed sequence to the next.
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+# Architectures with one of these scale their logits after the head, which `LanguageModel` does not: training would be wrong.
+_LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+
+
+class CausalLm(LanguageModel):
+    """The decoder and the head of a transformers causal LM."""
+
+    def __init__(self, options: CausalLmOptions, *, weights: bool):
+        super().__init__()
+        self._options = options
+        checkpoint = open_checkpoint(options.checkpoint, PRESETS, weights=weights)
+        self._folder = checkpoint.folder
+        config = _read_config(checkpoint)
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        self.can_pack = _can_pack(model_class, config)
+        self.attention = _choose_attention(options.attention, model_class, self.can_pack)
+        model = build_model(
+            model_class,
+            config,
+            checkpoint,
+            weights=weights,
+            dtype=getattr(torch, options.dtype),
+            attention=NAME if self.attention == "segments" else self.attention,
+        )
+        self.decoder = model.base_model
+        head = model.get_output_embeddings()
+        # A tied head is the embedding itself: registered once, so that it is stored, sharded and optimised once.
+        self.tied = head.weight is model.get_input_embeddings().weight
+        self.lm_head = None if self.tied else head
+        self._bias = head.bias if self.tied else None
+        self.width = int(config.hidden_size)
+        self.logit_softcap = getattr(config, "final_logit_softcapping", None)
+        self._windows = {None, getattr(config, "sliding_window", None)}
+        self._dropout = bool(getattr(config, "attention_dropout", 0))
+        self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.decoder.config
+
+    @property
+    def embedding(self) -> nn.Parameter:
+        return self.decoder.get_input_embeddings().weight
+
+    @property
+    def head(self) -> nn.Parameter:
+        return self.embedding if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        return self._bias if self.lm_head is None else self.lm_head.bias
+
+    @cached_property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        """The fast tokenizer, read when first asked for. Raises `PluginError` when there is none."""
+        return _load_tokenizer(self._options, self._folder)
+
+    def forward(self, rows: Tensor, position_ids: Tensor, *, sequences: Sequences | None = None, cache: Any = None) -> Tensor:
+        """[B, S, D], int64 [B, S] -> hidden states [B, S, D] after the final norm."""
+        if sequences is not None and sequences.packed and not self.can_pack:
+            raise PluginError(
+                f"{self._options.checkpoint}: sequences that share a row would see each other in "
+                f"{type(self.decoder).__name__}; write `pack: false` in the recipe"
+            )
+        # Gemma's embedding module multiplies what it looks up. The table knows nothing of it, so here all rows are multiplied,
+        # visual ones too, as the first Gemma did: the connector learns at the scale of the table.
+        scale = getattr(self.decoder.get_input_embeddings(), "embed_scale", None)
+        if scale is not None:
+            rows = rows * torch.as_tensor(scale).to(rows)
+        past = 0
+        arguments: dict[str, Any] = {"inputs_embeds": rows, "position_ids": position_ids, "use_cache": cache is not None}
+        if cache is not None:
+            past = cache.filled
+            cache.advance(rows.shape[1])
+            arguments["past_key_values"] = cache.past
+        if self.attention == "segments":
+            arguments[ARGUMENT] = make_view(
+                (rows.shape[0], rows.shape[1]),
+                rows.device,
+                self._windows,
+                fused=fused_packing(rows, self._head_width) and not self._dropout,
+                sequences=sequences,
+                past=past,
+                left_padding=None if cache is None else cache.left_padding,
+            )
+        elif cache is not None:
+            arguments["attention_mask"] = cache.visible(rows.device)
+        return self.decoder(**arguments).last_hidden_state
+
+    def new_cache(self, batch: int, length: int, left_padding: Tensor | None = None) -> CausalLmCache:
+        if self.attention == "segments":
+            past: Cache = Cache(layers=[BufferLayer(length) for _ in range(self.config.num_hidden_layers)])
+        else:
+            past = DynamicCache(config=self.config)
+        return CausalLmCache(past, length, left_padding)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The decoder layers."""
+        depth = self.config.num_hidden_layers
+        for child in self.decoder.children():
+            if isinstance(child, nn.ModuleList) and len(child) == depth:
+                return list(child)
+        return ()
+
+
+def _read_config(checkpoint: Checkpoint) -> Any:
+    model_type = checkpoint.config.get("model_type")
+    known = [config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING]
+    if model_type not in known:
+        raise PluginError(
+            f"{checkpoint.name}: found model_type {model_type!r}; expected a causal LM that transformers has; "
+            f"{suggest(str(model_type), known)}"
+        )
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(checkpoint.config)
+    except Exception as error:
+        raise PluginError(f"{checkpoint.name}: its config cannot be used: {str(error).splitlines()[0]}") from error
+    scaled = [name for name in _LOGIT_SCALES if getattr(config, name, None) not in (None, 1, 1.0)]
+    if scaled:
+        raise PluginError(f"{checkpoint.name}: {model_type} scales its logits ({scaled[0]}), which this plugin does not do")
+    return config
+
+
+def _can_pack(model_class: Any, config: Any) -> bool:
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return bool(model_class._supports_attention_backend) and layers <= _ATTENTION_LAYERS
+
+
+def _choose_attention(wanted: str, model_class: Any, can_pack: bool) -> str:
+    """Architectures that transformers keeps from sdpa (soft-capped scores, sinks) compute more than a plain softmax."""
+    if wanted != "auto":
+        return wanted
+    if not model_class._supports_sdpa:
+        return "eager"
+    return "segments" if can_pack else "sdpa"
+
+
+def _load_tokenizer(options: CausalLmOptions, folder: Path | None) -> Any:
+    source = options.tokenizer or str(folder or options.checkpoint)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PluginError(
+            f"{source}: no tokenizer could be read ({reason}); expected tokenizer.json and tokenizer_config.json there; "
+            "name another place with the option `tokenizer`"
+        ) from error
+    if not tokenizer.is_fast:
+        raise PluginError(
+            f"{source}: found the slow tokenizer {type(tokenizer).__name__}; expected a fast one (tokenizer.json), which knows "
+            "from which characters each token came; name another place with the option `tokenizer`"
+        )
+    return tokenizer
