@@ -1,0 +1,146 @@
+"""The formats by name: the texts and marks of LLaVA and LLaVA-NeXT (REFERENCE 3.1), nothing else.
+
+Names are the keys of the original's `conv_templates`. Two differ from what the original does with the key: `v0` leaves out the
+built-in example that the original's chat puts before the first turn and its training does not; `llava_llama_3` needs no
+tokenizer to be rendered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .styles import BracketFormat, PlainFormat, TurnFormat
+
+_POLITE = (
+    "A chat between a curious {person} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {person}'s questions."
+)
+_TAGGED = "The visual content will be provided with the following format: <Image>visual content</Image>."
+_HUMAN, _USER = _POLITE.format(person="human"), _POLITE.format(person="user")
+_MMTAG = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant is able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural language." + _TAGGED
+)
+_VISION = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+_SIMPLE = "Answer the questions about the visual content that the user provides."
+_LLAMA_2 = (
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  Your "
+    "answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure "
+    "that your responses are socially unbiased and positive in nature.\n\nIf a question does not make any sense, or is not "
+    "factually coherent, explain why instead of answering something not correct. If you don't know the answer to a question, "
+    "please don't share false information."
+)
+_MPT = "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
+_ORCA = (
+    "You are MistralOrca, a large language model trained by Alignment Lab AI. Write out your reasoning step-by-step to be sure "
+    "you get the right answers!"
+)
+
+_V0 = TurnFormat(
+    stop=("###",),
+    system=_HUMAN,
+    before_system="",
+    after_system="###",
+    user="Human: ",
+    after_user="###",
+    assistant="Assistant:",
+    before_answer=" ",
+    end_of_answer="###",
+)
+_V1 = TurnFormat(
+    stop=("</s>",),
+    system=_USER,
+    before_system="",
+    after_system=" ",
+    user="USER: ",
+    after_user=" ",
+    assistant="ASSISTANT:",
+    before_answer=" ",
+    end_of_answer="</s>",
+)
+_CHATML = TurnFormat(
+    stop=("<|im_end|>",),
+    system="Answer the questions.",
+    before_system="<|im_start|>system\n",
+    after_system="<|im_end|>",
+    user="<|im_start|>user\n",
+    after_user="<|im_end|>",
+    assistant="<|im_start|>assistant\n",
+    end_of_answer="<|im_end|>",
+)
+_QWEN = replace(
+    _CHATML,
+    system="You are a helpful assistant.",
+    after_system="<|im_end|>\n",
+    after_user="<|im_end|>\n",
+    after_answer="\n",
+)
+_ZEPHYR = TurnFormat(
+    stop=("</s>",),
+    system="You are a helpful AI assistant.",
+    before_system="<|system|>\n",
+    after_system="</s>",
+    user="<|user|>\n",
+    after_user="</s>",
+    assistant="<|assistant|>\n",
+    end_of_answer="</s>",
+)
+_LLAMA_3 = TurnFormat(
+    stop=("<|eot_id|>",),
+    start="<|begin_of_text|>",
+    system=_VISION,
+    before_system="<|start_header_id|>system<|end_header_id|>\n\n",
+    after_system="<|eot_id|>",
+    user="<|start_header_id|>user<|end_header_id|>\n\n",
+    after_user="<|eot_id|>",
+    assistant="<|start_header_id|>assistant<|end_header_id|>\n\n",
+    end_of_answer="<|eot_id|>",
+)
+_GEMMA = TurnFormat(
+    stop=("<end_of_turn>",),
+    system="",
+    has_system=False,
+    before_system="",
+    after_system="",
+    user="<start_of_turn>user\n",
+    after_user="<end_of_turn>\n",
+    assistant="<start_of_turn>model\n",
+    end_of_answer="<end_of_turn>\n",
+)
+_BRACKETS = BracketFormat(stop=("</s>",), system=_LLAMA_2, between="<s>")
+
+FORMATS: dict[str, TurnFormat | BracketFormat | PlainFormat] = {
+    "plain": PlainFormat(),
+    "v0": _V0,
+    "v0_mmtag": replace(_V0, system=_MMTAG),
+    "v1": _V1,
+    "llava_v1": replace(_V1, system=_HUMAN),
+    "v1_mmtag": replace(_V1, system=_MMTAG),
+    "llama_2": _BRACKETS,
+    "llava_llama_2": replace(_BRACKETS, system=_VISION),
+    "llava_llama_2_simple": replace(_BRACKETS, system=_SIMPLE),
+    "llava_llama_2_mmtag": replace(_BRACKETS, system=_SIMPLE + _TAGGED),
+    "mistral_instruct": replace(_BRACKETS, system="", between=""),
+    "chatml_direct": _CHATML,
+    "mpt": replace(_CHATML, system=_MPT),
+    "mistral_orca": replace(_CHATML, system=_ORCA),
+    "mistral_zephyr": _ZEPHYR,
+    "qwen_1_5": _QWEN,
+    "qwen_2_5": replace(_QWEN, system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    "llava_llama_3": _LLAMA_3,
+    "gemma_instruct": _GEMMA,
+}
+ALIASES: dict[str, str] = {
+    "default": "v0",
+    "llava_v0": "v0",
+    "llava_v0_mmtag": "v0_mmtag",
+    "v0_plain": "plain",
+    "vicuna_v1": "v1",
+    "llava_v1_mmtag": "v1_mmtag",
+    "llava_mistral_instruct": "mistral_instruct",
+    "mistral_direct": "chatml_direct",
+    "qwen_2": "qwen_1_5",
+}
