@@ -8,11 +8,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.connector import Connector
 from ..core.splice import NEWLINE, PAD, TEXT, SplicePlan, Splicer
@@ -38,21 +38,23 @@ def check_splicer(
     """
     for case in battery() if cases is None else cases:
         plan = case.plan.to(device)
-        truth = _results(_seat_by_seat, case, plan, torch.float64, dtype, device)
-        plain = _results(_plain_torch, case, plan, dtype, dtype, device)
-        _compare(case.name, _results(splicer, case, plan, dtype, dtype, device), plain, truth)
+        truth = _results(_seat_by_seat, case, plan, dtype, device, exact=True)
+        plain = _results(_plain_torch, case, plan, dtype, device)
+        _compare(case.name, _results(splicer, case, plan, dtype, device), plain, truth)
         with _poisoned_memory():
-            poisoned = _results(splicer, case, plan, dtype, dtype, device)
+            poisoned = _results(splicer, case, plan, dtype, device)
         _compare(f"{case.name}, memory poisoned", poisoned, plain, truth)
         _check_copied_rows(splicer, case, plan, dtype, device)
 
 
 def _results(
-    splicer: Splicer, case: Case, plan: SplicePlan, precision: torch.dtype, dtype: torch.dtype, device: torch.device | str
+    splicer: Splicer, case: Case, plan: SplicePlan, dtype: torch.dtype, device: torch.device | str, *, exact: bool = False
 ) -> dict[str, Tensor]:
-    """The rows and the gradients, for parts that are rounded to `dtype` and then computed with in `precision`."""
-    parts = case.parts(dtype, device)
-    leaves, used = _in_precision(parts, precision if precision != dtype else None)
+    """The rows and the gradients. `exact`: the parts are rounded to `dtype` all the same, but then computed with in float64."""
+    used = case.parts(dtype, device)
+    if exact:
+        used = _in_float64(used)
+    leaves = used.trained
     rows = splicer(plan, used.features, used.connector, used.embedding, used.newline)
     assert rows.shape == (*plan.shape, case.text_width), f"case {case.name!r}: rows have shape {tuple(rows.shape)}"
     assert rows.dtype == used.embedding.dtype, f"case {case.name!r}: rows are {rows.dtype}, not {used.embedding.dtype}"
@@ -60,7 +62,7 @@ def _results(
     if not leaves:
         assert not rows.requires_grad, f"case {case.name!r}: everything is frozen, but the rows require a gradient"
         return results
-    upstream = torch.randn(rows.shape, generator=torch.Generator().manual_seed(1)).to(device, dtype).to(precision)
+    upstream = torch.randn(rows.shape, generator=torch.Generator().manual_seed(1)).to(device, dtype).to(rows.dtype)
     rows.backward(upstream)
     for name, leaf in leaves.items():
         assert leaf.grad is not None, f"case {case.name!r}: {name} trains but got no gradient"
@@ -68,20 +70,17 @@ def _results(
     return results
 
 
-def _in_precision(parts: Parts, precision: torch.dtype | None) -> tuple[dict[str, Tensor], Parts]:
-    """The trained tensors by name, and the parts themselves or copies of them in `precision`."""
-    if precision is None:
-        return parts.trained, parts
+def _in_float64(parts: Parts) -> Parts:
+    def raised(tensor: Tensor) -> nn.Parameter:
+        return nn.Parameter(tensor.detach().double(), tensor.requires_grad)
 
-    def raised(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(precision).requires_grad_(tensor.requires_grad)
-
-    connector = copy.deepcopy(parts.connector).to(precision)
+    connector = copy.deepcopy(parts.connector).double()
     newline = None if parts.newline is None else raised(parts.newline)
-    copies = {"features": raised(parts.features), "embedding": raised(parts.embedding), "newline": newline}
-    copies |= {f"connector.{name}": parameter for name, parameter in connector.named_parameters()}
-    trained = {name: cast(Tensor, copies[name]) for name in parts.trained}
-    return trained, Parts(copies["features"], connector, copies["embedding"], newline, trained)  # type: ignore[arg-type]
+    exact = Parts(raised(parts.features), connector, raised(parts.embedding), newline)
+    named = {"features": exact.features, "embedding": exact.embedding, "newline": newline}
+    named |= {f"connector.{name}": parameter for name, parameter in connector.named_parameters()}
+    exact.trained = {name: tensor for name, tensor in named.items() if tensor is not None and name in parts.trained}
+    return exact
 
 
 def _seat_by_seat(
@@ -152,11 +151,12 @@ def _check_copied_rows(splicer: Splicer, case: Case, plan: SplicePlan, dtype: to
 def _poisoned_memory() -> Iterator[None]:
     """Memory that is allocated without being filled holds NaN, so that a row nobody wrote is seen."""
     before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # a module with a property, which type checkers do not see
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    settings.fill_uninitialized_memory = True
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        settings.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(before, warn_only=warn_only)

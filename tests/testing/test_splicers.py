@@ -1,0 +1,95 @@
+"""`check_splicer` finds the mistakes that a splicer can make."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llava_kit.splice.reference import ReferenceSplicer, visual_rows
+from llava_kit.testing import check_splicer
+
+
+def seat(plan, rows, embedding, newline, visual, text=None):
+    """Fills `rows` [T, D], which may hold anything."""
+    rows = rows.index_copy(0, plan.text_positions, F.embedding(plan.text_ids, embedding) if text is None else text)
+    rows = rows.index_copy(0, plan.visual_positions, visual)
+    if newline is not None:
+        rows = rows.index_copy(0, plan.newline_positions, newline.expand(len(plan.newline_positions), -1))
+    return rows.view(*plan.shape, -1)
+
+
+def zeros(plan, embedding):
+    return embedding.new_zeros(plan.source.numel(), embedding.shape[1])
+
+
+def sound(plan, features, connector, embedding, newline):
+    visual = visual_rows(plan, features, connector).to(embedding.dtype)
+    return seat(plan, zeros(plan, embedding), embedding, newline, visual)
+
+
+def leaves_padding_unwritten(plan, features, connector, embedding, newline):
+    visual = visual_rows(plan, features, connector).to(embedding.dtype)
+    return seat(plan, torch.empty_like(zeros(plan, embedding)), embedding, newline, visual)
+
+
+def takes_rows_as_they_come(plan, features, connector, embedding, newline):
+    visual = connector(features.to(embedding.dtype)).flatten(0, 1)[: len(plan.visual_rows)]
+    return seat(plan, zeros(plan, embedding), embedding, newline, visual)
+
+
+def skips_the_connector_without_pictures(plan, features, connector, embedding, newline):
+    visual = embedding[:0] if not len(plan.visual_rows) else visual_rows(plan, features, connector).to(embedding.dtype)
+    return seat(plan, zeros(plan, embedding), embedding, newline, visual)
+
+
+def forgets_the_newlines_gradient(plan, features, connector, embedding, newline):
+    visual = visual_rows(plan, features, connector).to(embedding.dtype)
+    detached = None if newline is None else newline.detach()
+    return seat(plan, zeros(plan, embedding), embedding, detached, visual)
+
+
+def counts_repeated_tokens_once(plan, features, connector, embedding, newline):
+    visual = visual_rows(plan, features, connector).to(embedding.dtype)
+    text = F.embedding(plan.text_ids, embedding).clone()
+    for token in plan.text_ids.unique():
+        repeats = (plan.text_ids == token).nonzero()[1:, 0]
+        text[repeats] = text[repeats].detach()
+    return seat(plan, zeros(plan, embedding), embedding, newline, visual, text)
+
+
+def rounds_on_the_way(plan, features, connector, embedding, newline):
+    visual = visual_rows(plan, features, connector)
+    return seat(plan, zeros(plan, embedding), embedding, newline, visual.bfloat16().to(embedding.dtype))
+
+
+def returns_the_towers_precision(plan, features, connector, embedding, newline):
+    return sound(plan, features, connector, embedding, newline).to(features.dtype)
+
+
+def test_a_second_way_passes():
+    check_splicer(sound)
+
+
+@pytest.mark.parametrize(
+    ("splicer", "message"),
+    [
+        (leaves_padding_unwritten, "rows off by nan|rows off by"),
+        (takes_rows_as_they_come, "rows off by"),
+        (skips_the_connector_without_pictures, "'text_only': (features|connector.*) trains but got no gradient"),
+        (forgets_the_newlines_gradient, "newline trains but got no gradient"),
+        (counts_repeated_tokens_once, "gradient of embedding off by"),
+        (rounds_on_the_way, "rows off by"),
+        (returns_the_towers_precision, "'coarse_tower': rows are torch.bfloat16"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_mistakes_are_found(splicer, message):
+    with pytest.raises(AssertionError, match=message):
+        check_splicer(splicer)
+
+
+def test_leaves_the_settings_of_torch_as_they_were():
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    check_splicer(ReferenceSplicer())
+    assert before == (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
