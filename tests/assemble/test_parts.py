@@ -1,0 +1,72 @@
+"""Recipe or ready parts -> a model that fits together; what does not fit is told before anything trains."""
+
+import pytest
+import torch
+
+import llava_kit
+from llava_kit.errors import LlavaKitError, PluginError, RecipeError
+from llava_kit.model.side_by_side import SideBySideEncoder
+
+
+def test_from_a_model_block(toy):
+    assembly = llava_kit.assemble(toy, seed=1)
+    assert assembly.side == (2, 2)
+    assert assembly.model.newline is not None, "unpad ends lines with a newline row"
+    assert assembly.recipe_model is not None
+
+
+def test_a_seed_decides_every_fresh_weight(toy):
+    states = [llava_kit.assemble(toy, seed=seed).model.state_dict() for seed in (1, 1, 2)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_from_ready_parts():
+    encoder = llava_kit.build("encoder", "shapes_vit", width=16, depth=1, heads=2)
+    language_model = llava_kit.build("language_model", "shapes_lm", width=24, depth=1)
+    assembly = llava_kit.assemble(
+        encoder=encoder, connector={"type": "linear"}, language_model=language_model, template="vicuna_v1"
+    )
+    assert assembly.model.encoder is encoder
+    assert assembly.model.newline is None
+    assert assembly.recipe_model is None
+
+
+def test_encoders_side_by_side(toy):
+    toy["encoder"] = [toy["encoder"], {**toy["encoder"], "width": 8}]
+    encoder = llava_kit.assemble(toy).model.encoder
+    assert isinstance(encoder, SideBySideEncoder)
+    assert encoder.spec.width == 24
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(LlavaKitError, match="missing encoder, connector, language_model, template"):
+        llava_kit.assemble()
+
+
+def test_a_recipe_and_parts_together_are_refused(toy):
+    with pytest.raises(LlavaKitError, match="one or the other"):
+        llava_kit.assemble(toy, template="vicuna_v1")
+
+
+def test_rows_without_a_place_cannot_be_unpadded(toy):
+    toy["connector"] = {"type": "perceiver", "num_queries": 4}
+    with pytest.raises(RecipeError, match="anyres"):
+        llava_kit.assemble(toy)
+
+
+def test_an_unknown_part_names_the_nearest():
+    with pytest.raises(PluginError, match="shapes_vit"):
+        llava_kit.build("encoder", "shape_vit")
+
+
+def test_a_wrong_option_names_the_nearest():
+    with pytest.raises(LlavaKitError, match="depth"):
+        llava_kit.build("encoder", "shapes_vit", dept=2)
+
+
+def test_splicers_by_name(toy):
+    assert type(llava_kit.assemble(toy).model.splicer).__name__ == "ReferenceSplicer"
+    toy["splicer"] = "warp"
+    with pytest.raises(PluginError, match="warp"):
+        llava_kit.assemble(toy)
