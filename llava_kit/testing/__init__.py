@@ -15,13 +15,14 @@ _HOME = {
     "check_connector": "contracts",
     "check_encoder": "contracts",
     "check_language_model": "contracts",
-    "check_template": "contracts",
+    "check_template": "templates",
 }
 
 if TYPE_CHECKING:
-    from .contracts import check_connector, check_encoder, check_language_model, check_template
+    from .contracts import check_connector, check_encoder, check_language_model
     from .plans import Case, battery
     from .splicers import check_splicer
+    from .templates import check_template
 
 __all__ = [
     "Case",
