@@ -1,8 +1,8 @@
 """Strict YAML for recipes: a tree with line numbers, and no surprises.
 
-PyYAML's own loader keeps the last of two equal keys, reads `1e-4` as text, `no` as false, `010` as 8 and `1:30` as 90, and can be
-made to recurse or to share nodes without end. This reader builds its tree from the parser's events instead: a plain scalar is
-read as YAML 1.2 does, one that YAML 1.1 reads otherwise is refused with a hint, and size, depth and count are bounded.
+PyYAML's own loader keeps the last of two equal keys, reads `1e-4` as text, `no` as false, `010` as 8 and `1:30` as 90, and can
+be made to recurse or to share nodes without end. This reader builds its tree from the parser's events instead: a plain scalar
+is read as YAML 1.2 does, one that YAML 1.1 reads otherwise is refused with a hint, and size, depth and count are bounded.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_text(text: str, source: str) -> Node:
     try:
         root = reader.read(text)
     except _Stop as error:
-        raise RecipeError(f"{source}:{error.problem_mark.line + 1}: {error.problem}") from None
+        raise RecipeError(f"{source}:{error.line}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(filter(None, (error.context, error.problem)))
@@ -110,6 +110,7 @@ class _Stop(yaml.MarkedYAMLError):
 
     def __init__(self, problem: str, mark: Any):
         super().__init__(problem=problem, problem_mark=mark)
+        self.line = mark.line + 1
 
 
 class _Reader:
@@ -161,9 +162,13 @@ class _Reader:
     def _refuse_what_recipes_do_not_need(self, event: Any, depth: int) -> None:
         self.nodes += 1
         if isinstance(event, yaml.AliasEvent):
-            raise _Stop(f"the alias *{event.anchor} is not allowed in a recipe; use `extends`, or write it out", event.start_mark)
+            raise _Stop(
+                f"the alias *{event.anchor} is not allowed in a recipe; use `extends`, or write it out", event.start_mark
+            )
         if event.anchor is not None:
-            raise _Stop(f"the anchor &{event.anchor} is not allowed in a recipe; use `extends`, or write it out", event.start_mark)
+            raise _Stop(
+                f"the anchor &{event.anchor} is not allowed in a recipe; use `extends`, or write it out", event.start_mark
+            )
         if event.tag is not None:
             raise _Stop(f"the tag {shortened(event.tag)} is not allowed in a recipe", event.start_mark)
         if depth > MAX_DEPTH:

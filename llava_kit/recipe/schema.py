@@ -29,7 +29,7 @@ Name = Annotated[str, AfterValidator(_plain_name)]
 class Block(BaseModel):
     """Base of all blocks: unknown keys are errors, values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Part(BaseModel):
@@ -48,16 +48,16 @@ class Tiling(Block):
     """How a picture becomes tiles (REFERENCE: LLaVA v1 square, v1.5 pad, NeXT anyres)."""
 
     mode: Literal["square", "pad", "resize", "anyres"] = Field(
-        "pad",
+        default="pad",
         description="square: resize the shorter side, crop the centre; pad: to a square with the encoder's mean colour; "
         "resize: squash to a square; anyres: an overview and tiles of the best canvas",
     )
     pinpoints: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
-        (), description="anyres: the canvases to choose from, (width, height) in pixels, multiples of the tile"
+        default=(), description="anyres: the canvases to choose from, (width, height) in pixels, multiples of the tile"
     )
-    unpad: bool = Field(True, description="anyres: leave out canvas rows that hold no picture; lines end by a newline")
+    unpad: bool = Field(default=True, description="anyres: leave out canvas rows that hold no picture; lines end by a newline")
     rule: Literal["llava", "transformers"] = Field(
-        "llava", description="anyres: whose choice among equal canvases; they differ for about 6 % of picture sizes"
+        default="llava", description="anyres: whose choice among equal canvases; they differ for about 6 % of picture sizes"
     )
 
 
@@ -69,14 +69,14 @@ class Model(Block):
     language_model: Part
     template: Part = Field(description="how turns become text, unless a stage names its own")
     tiling: Tiling = Tiling()
-    splicer: Part | str = Field("auto", description="auto: the best that runs here; or a splicer's name")
+    splicer: Part | str = Field(default="auto", description="auto: the best that runs here; or a splicer's name")
 
 
 class ComponentTraining(Block):
     """How one component trains."""
 
     lr: PositiveFloat
-    weight_decay: NonNegativeFloat | None = Field(None, description="default: the optimizer's")
+    weight_decay: NonNegativeFloat | None = Field(default=None, description="default: the optimizer's")
 
 
 class Train(Block):
@@ -96,22 +96,22 @@ class Train(Block):
 class Quarantine(Block):
     """What to do about samples that cannot be used: they are written to quarantine.jsonl and counted."""
 
-    budget: Fraction = Field(0.01, description="the run stops when more than this share of the samples seen is bad")
-    free: int = Field(10, ge=0, description="so many bad samples are forgiven before the budget applies")
+    budget: Fraction = Field(default=0.01, description="the run stops when more than this share of the samples seen is bad")
+    free: int = Field(default=10, ge=0, description="so many bad samples are forgiven before the budget applies")
 
 
 class Data(Block):
     """What a stage is trained on."""
 
     source: Part
-    template: Part | None = Field(None, description="default: the model's")
-    max_length: PositiveInt = Field(2048, description="positions of a sample, visual rows included")
+    template: Part | None = Field(default=None, description="default: the model's")
+    max_length: PositiveInt = Field(default=2048, description="positions of a sample, visual rows included")
     too_long: Literal["drop_turns", "drop_sample", "error"] = Field(
         "drop_turns", description="drop_turns keeps the first turns that fit; a sample is never cut inside a picture or a turn"
     )
-    pack: bool = Field(False, description="several samples share a row of max_length, each seeing only itself")
+    pack: bool = Field(default=False, description="several samples share a row of max_length, each seeing only itself")
     order: Literal["shuffled", "sequential"] = "shuffled"
-    workers: int = Field(0, ge=0, description="processes that read, draw, cut and tokenise; 0: in the main process")
+    workers: int = Field(default=0, ge=0, description="processes that read, draw, cut and tokenise; 0: in the main process")
     quarantine: Quarantine = Quarantine()
 
 
@@ -122,25 +122,31 @@ class Optimizer(Block):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
-    momentum: Fraction = Field(0.95, description="muon only")
-    matrix_lr_scale: PositiveFloat = Field(1.0, description="muon only: the matrices' rate is the component's lr times this")
+    momentum: Fraction = Field(default=0.95, description="muon only")
+    matrix_lr_scale: PositiveFloat = Field(
+        default=1.0, description="muon only: the matrices' rate is the component's lr times this"
+    )
 
 
 class Schedule(Block):
     """The learning rate over the steps of a stage: linear warmup, then a decay to `final` times the peak."""
 
     type: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Fraction | None = Field(None, description="share of the steps")
-    warmup_steps: int | None = Field(None, ge=0, description="instead of warmup")
+    warmup: Fraction | None = Field(default=None, description="share of the steps")
+    warmup_steps: int | None = Field(default=None, ge=0, description="instead of warmup")
     final: Fraction = 0.0
 
 
 class Parallel(Block):
     """How a step is spread and what is kept in memory."""
 
-    shard: PositiveInt = Field(1, description="over how many devices parameters are sharded; this version trains on one")
-    recompute: bool = Field(False, description="forget activations inside blocks and compute them again in the backward pass")
-    compile: bool = Field(False, description="torch.compile the blocks")
+    shard: PositiveInt = Field(
+        default=1, description="over how many devices parameters are sharded; this version trains on one"
+    )
+    recompute: bool = Field(
+        default=False, description="forget activations inside blocks and compute them again in the backward pass"
+    )
+    compile: bool = Field(default=False, description="torch.compile the blocks")
 
 
 class Validation(Block):
@@ -148,17 +154,17 @@ class Validation(Block):
 
     source: Part
     every: PositiveInt = Field(description="in steps")
-    samples: PositiveInt = Field(256, description="the first so many of the source")
-    generate: int = Field(2, ge=0, description="so many sample answers are written to the log")
-    patience: PositiveInt | None = Field(None, description="stop after so many looks without a better loss")
+    samples: PositiveInt = Field(default=256, description="the first so many of the source")
+    generate: int = Field(default=2, ge=0, description="so many sample answers are written to the log")
+    patience: PositiveInt | None = Field(default=None, description="stop after so many looks without a better loss")
 
 
 class Checkpointing(Block):
     """What is kept, and how often it is written."""
 
-    every: PositiveInt = Field(500, description="in steps; the last step is always kept")
-    keep: PositiveInt = Field(2, description="how many of the latest to keep")
-    best: bool = Field(True, description="keep the one with the lowest validation loss too")
+    every: PositiveInt = Field(default=500, description="in steps; the last step is always kept")
+    keep: PositiveInt = Field(default=2, description="how many of the latest to keep")
+    best: bool = Field(default=True, description="keep the one with the lowest validation loss too")
 
 
 class Stage(Block):
@@ -166,17 +172,21 @@ class Stage(Block):
 
     train: Train
     data: Data
-    start_from: str | None = Field(None, description="a stage's name, a model folder, or 'scratch'; default: the stage before")
+    start_from: str | None = Field(
+        default=None, description="a stage's name, a model folder, or 'scratch'; default: the stage before"
+    )
     epochs: PositiveFloat | None = None
-    steps: PositiveInt | None = Field(None, description="instead of epochs")
+    steps: PositiveInt | None = Field(default=None, description="instead of epochs")
     global_batch_size: PositiveInt
-    micro_batch_size: PositiveInt | None = Field(None, description="samples (rows when packing) at once; default: all at once")
+    micro_batch_size: PositiveInt | None = Field(
+        default=None, description="samples (rows when packing) at once; default: all at once"
+    )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clip_norm: PositiveFloat | None = Field(description="largest gradient norm; null means no clipping, and must be said")
     precision: Literal["float32", "bfloat16"] = "float32"
     parallel: Parallel = Parallel()
-    validate_on: Validation | None = Field(None, alias="validate")
+    validate_on: Validation | None = Field(default=None, alias="validate")
     checkpoint: Checkpointing = Checkpointing()
     log_every: PositiveInt = 10
 
@@ -187,7 +197,9 @@ class Evaluate(Block):
     benchmark: Part
     batch_size: PositiveInt = 32
     max_new_tokens: PositiveInt = 32
-    wrong_picture: bool = Field(True, description="ask everything again with another question's picture, to see if it looks")
+    wrong_picture: bool = Field(
+        default=True, description="ask everything again with another question's picture, to see if it looks"
+    )
 
 
 class Recipe(Block):
@@ -197,8 +209,8 @@ class Recipe(Block):
     name: Name
     description: str = ""
     seed: int = 0
-    threads: PositiveInt | None = Field(None, description="CPU threads; default: all cores")
-    output: str = Field("runs", description="runs are written to <output>/<name>/<time>/")
+    threads: PositiveInt | None = Field(default=None, description="CPU threads; default: all cores")
+    output: str = Field(default="runs", description="runs are written to <output>/<name>/<time>/")
     model: Model
     stages: dict[Name, Stage] = Field(min_length=1)
     evaluate: Evaluate | None = None

@@ -1,4 +1,4 @@
-"""A recipe as it was written: values that remember the file and line they stand on, and how such trees are laid over one another."""
+"""A recipe as it was written: values that remember their file and line, and how such trees are laid over one another."""
 
 from __future__ import annotations
 
@@ -116,6 +116,8 @@ def laid_over(base: Node, over: Node) -> Node:
 
     A whole block is replaced when its `type` changes because its other keys are the options of the old type.
     """
+    if isinstance(base.value, list) and _numbers_items(over, len(base.value)):
+        return Node([laid_over(item, over.value.get(str(n), item)) for n, item in enumerate(base.value)], base.place)
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     if "type" in over.value and "type" in base.value and over.value["type"].value != base.value["type"].value:
@@ -124,3 +126,10 @@ def laid_over(base: Node, over: Node) -> Node:
     for key, node in over.value.items():
         merged[key] = laid_over(merged[key], node) if key in merged else node
     return Node(merged, over.place if over.place.line is not None else base.place)
+
+
+def _numbers_items(over: Node, length: int) -> bool:
+    """Whether an override such as `model.encoder.0.checkpoint=x` speaks of items of a list, all of which exist."""
+    if over.place.line is not None or not isinstance(over.value, dict) or not over.value:
+        return False
+    return all(key.isdecimal() and int(key) < length for key in over.value)

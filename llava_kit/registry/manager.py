@@ -149,9 +149,14 @@ def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))
 
 
-def plugins_in_use(entries: Iterable[Entry]) -> list[dict[str, str]]:
-    """The plugins behind `entries`, each once, as `{name, distribution, version}`: what a run's record must name."""
-    plugins = {entry.plugin for entry in entries}
+def plugins_in_use(parts: Iterable[tuple[str, Any]], registry: Registry | None = None) -> list[dict[str, str]]:
+    """The plugins behind `parts` (pairs of a kind and a recipe's block), each once, as `{name, distribution, version}`.
+
+    Raises:
+        PluginError: a part's `type` is unknown.
+    """
+    known = default_registry() if registry is None else registry
+    plugins = {known.get(kind, part.type).plugin for kind, part in parts}
     return [
         {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
         for plugin in sorted(plugins, key=lambda plugin: (plugin.distribution, plugin.name))

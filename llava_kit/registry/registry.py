@@ -142,7 +142,8 @@ class Registry:
             if (kind, name) in broken.offered or name == broken.name:
                 raise PluginError(f"{words(kind)} {name!r} belongs to the broken plugin {broken}\n{broken.traceback.rstrip()}")
         names = [entry.name for entry in self.entries(kind)]
-        raise PluginError(f"there is no {words(kind)} {name!r}; {suggest(name, names)}{self.broken_hint()}")
+        known = suggest(name, names) if names else "none is installed"
+        raise PluginError(f"there is no {words(kind)} {name!r}; {known}{self.broken_hint()}")
 
     def broken_hint(self) -> str:
         """The tail of an error about something missing: a broken plugin may have been meant to provide it."""

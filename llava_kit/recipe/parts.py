@@ -1,0 +1,159 @@
+"""The blocks of a recipe that name a plugin: where they stand, of which kind they are, whether its options are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from llava_kit.core.hookspecs import Options
+from llava_kit.errors import PluginError, RecipeError
+from llava_kit.registry.registry import Entry, Registry, words
+
+from .explain import explain
+from .schema import Part, Recipe
+from .tree import Node, Path, Place, Problem, find, place_of, plain, told
+
+BUILT_IN_SPLICERS = ("auto", "reference")
+"""What `model.splicer` may say without a plugin."""
+
+
+def parse_part(part: Part, kind: str, registry: Registry) -> tuple[Entry, BaseModel]:
+    """The entry that `part.type` names, and `part`'s options checked by it.
+
+    Raises:
+        PluginError: the type is unknown, or its plugin is broken.
+        RecipeError: the options are not the plugin's; every mistake is told.
+    """
+    entry = registry.get(kind, part.type)
+    node = _as_node(part.options, Place(f"{words(kind)} {part.type!r},"))
+    options, problems = check_options(entry, node, (), node)
+    if options is None:
+        raise RecipeError(told(problems))
+    return entry, options
+
+
+def _as_node(value: Any, place: Place) -> Node:
+    if isinstance(value, dict):
+        return Node({key: _as_node(item, place) for key, item in value.items()}, place)
+    if isinstance(value, list | tuple):
+        return Node([_as_node(item, place) for item in value], place)
+    return Node(value, place)
+
+
+def check_options(entry: Entry, node: Node, path: Path, root: Node) -> tuple[BaseModel | None, list[Problem]]:
+    """A part's options (`node`, its block without `type`) as its plugin's own class; or None and what is wrong with them."""
+    model = entry.options or Options
+    try:
+        options = model.model_validate(plain(node))
+    except ValidationError as error:
+        return None, explain(error, model, node, path, root)
+    except Exception as error:  # the plugin's class itself is at fault, a name in it that does not exist for example
+        reason = f"plugin {entry.plugin}: its options cannot be checked ({type(error).__name__}: {error})"
+        return None, [Problem(place_of(root, path), path, reason)]
+    problems = list(not_numbers(node, options, path))
+    return (None if problems else options), problems
+
+
+def not_numbers(node: Node, value: Any, path: Path) -> Iterator[Problem]:
+    """Booleans that a model took for numbers (pydantic reads true as 1)."""
+    if isinstance(node.value, dict):
+        for key, below in node.value.items():
+            yield from not_numbers(below, _value_at(value, key), (*path, key))
+    elif isinstance(node.value, list) and isinstance(value, list | tuple):
+        for number, (below, item) in enumerate(zip(node.value, value)):
+            yield from not_numbers(below, item, (*path, number))
+    elif isinstance(node.value, bool) and isinstance(value, int | float) and not isinstance(value, bool):
+        yield Problem(node.place, path, f"expected a number, found {str(node.value).lower()}")
+
+
+def _value_at(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return value.get(key)
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            if key == (field.alias or name):
+                return getattr(value, name)
+        return (value.__pydantic_extra__ or {}).get(key)
+    return None
+
+
+def parts_in(root: Node) -> Iterator[tuple[Path, str, Node]]:
+    """Every block of a recipe's tree that names a plugin: its path, its kind, its node. Nothing else of it need be right."""
+    model: Path = ("model",)
+    encoders = find(root, ("model", "encoder"))
+    if encoders is not None and isinstance(encoders.value, list):
+        for number, node in enumerate(encoders.value):
+            yield (*model, "encoder", number), "encoder", node
+    paths = [((*model, kind), kind) for kind in ("encoder", "connector", "language_model", "template", "splicer")]
+    stages = find(root, ("stages",))
+    for name in stages.value if stages is not None and isinstance(stages.value, dict) else ():
+        stage: Path = ("stages", name)
+        paths += [((*stage, "data", "source"), "source"), ((*stage, "data", "template"), "template")]
+        paths += [((*stage, "validate", "source"), "source")]
+    for path, kind in [*paths, (("evaluate", "benchmark"), "benchmark")]:
+        node = find(root, path)
+        if node is not None and not isinstance(node.value, list):
+            yield path, kind, node
+
+
+def parts_of(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
+    """Every part of a checked recipe: its path, its kind, its block. A splicer given by name is left out."""
+    model = recipe.model
+    if isinstance(model.encoder, Part):
+        yield ("model", "encoder"), "encoder", model.encoder
+    else:
+        for number, part in enumerate(model.encoder):
+            yield ("model", "encoder", number), "encoder", part
+    yield ("model", "connector"), "connector", model.connector
+    yield ("model", "language_model"), "language_model", model.language_model
+    yield ("model", "template"), "template", model.template
+    if isinstance(model.splicer, Part):
+        yield ("model", "splicer"), "splicer", model.splicer
+    for name, stage in recipe.stages.items():
+        yield ("stages", name, "data", "source"), "source", stage.data.source
+        if stage.data.template is not None:
+            yield ("stages", name, "data", "template"), "template", stage.data.template
+        if stage.validate_on is not None:
+            yield ("stages", name, "validate", "source"), "source", stage.validate_on.source
+    if recipe.evaluate is not None:
+        yield ("evaluate", "benchmark"), "benchmark", recipe.evaluate.benchmark
+
+
+def check_parts(root: Node, registry: Registry) -> tuple[dict[Path, BaseModel], list[Problem]]:
+    """The options of every part of the tree by path, checked by its plugin, and all that is wrong with them."""
+    checked: dict[Path, BaseModel] = {}
+    problems: list[Problem] = []
+    for path, kind, node in parts_in(root):
+        if kind == "splicer" and isinstance(node.value, str):
+            problems += _check_splicer_name(node, path, registry)
+        named = find(node, ("type",))
+        if named is None or not isinstance(named.value, str):
+            continue  # the schema tells that
+        if kind == "splicer" and named.value in BUILT_IN_SPLICERS:
+            continue
+        try:
+            entry = registry.get(kind, named.value)
+        except PluginError as error:
+            problems.append(Problem(named.place, (*path, "type"), str(error)))
+            continue
+        options, faults = check_options(entry, _without_type(node), path, root)
+        problems += faults
+        if options is not None:
+            checked[path] = options
+    return checked, problems
+
+
+def _without_type(part: Node) -> Node:
+    return Node({key: below for key, below in part.value.items() if key != "type"}, part.place)
+
+
+def _check_splicer_name(node: Node, path: Path, registry: Registry) -> list[Problem]:
+    if node.value in BUILT_IN_SPLICERS:
+        return []
+    try:
+        entry = registry.get("splicer", node.value)
+    except PluginError as error:
+        return [Problem(node.place, path, f"{error} (built in: {', '.join(BUILT_IN_SPLICERS)})")]
+    return check_options(entry, Node({}, node.place), path, Node({}, node.place))[1]
