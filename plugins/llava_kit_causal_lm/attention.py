@@ -67,6 +67,20 @@ def make_view(
     return View({window: _mask(sequences.longest, 0, window, None, device) for window in windows}, sequences)
 
 
+def packed_mask(rows: Tensor, sequences: Sequences, *, additive: bool) -> Tensor:
+    """[B, S, D] -> [B, 1, S, S] for transformers' own attentions: bool, or `additive` numbers of the rows' type."""
+    batch, length = rows.shape[:2]
+    place = torch.arange(batch * length, device=rows.device)
+    # Which sequence each position belongs to: as many as end at or before it.
+    member = torch.bucketize(place, sequences.offsets[1:].long(), right=True).view(batch, 1, length)
+    place = torch.arange(length, device=rows.device)
+    seen = ((member.transpose(1, 2) == member) & (place <= place[:, None])).unsqueeze(1)
+    if not additive:
+        return seen
+    lowest = torch.finfo(rows.dtype).min
+    return torch.zeros_like(seen, dtype=rows.dtype).masked_fill_(~seen, lowest)
+
+
 def fused_packing(rows: Tensor, head_width: int) -> bool:
     """Whether packed sequences can go through torch's variable-length attention: half precision on a GPU."""
     return _VARLEN_KNOWS_WINDOWS and rows.is_cuda and rows.dtype in _HALF and head_width % 8 == 0 and head_width <= 256

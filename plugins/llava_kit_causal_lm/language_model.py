@@ -17,12 +17,12 @@ from llava_kit import LanguageModel, PluginError, Sequences, suggest
 from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint
 
 from . import CausalLmOptions
-from .attention import ARGUMENT, NAME, fused_packing, make_view
+from .attention import ARGUMENT, NAME, fused_packing, make_view, packed_mask
 from .cache import BufferLayer, CausalLmCache
 
 PRESETS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
 
-# Layers that see the past through attention alone. Others carry a state, which would pass from one packed sequence to the next.
+# Layers that see the past through attention alone. Others carry a state, of which our cache and packing know nothing.
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 # Architectures with one of these scale their logits after the head, which `LanguageModel` does not: training would be wrong.
@@ -39,8 +39,9 @@ class CausalLm(LanguageModel):
         self._folder = checkpoint.folder
         config = _read_config(checkpoint)
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        self.can_pack = _can_pack(model_class, config)
-        self.attention = _choose_attention(options.attention, model_class, self.can_pack)
+        # Others (MPT, Bloom) take positions from where a row stands, so a sequence in the middle of a row is another one.
+        self.can_pack = bool(model_class._supports_attention_backend)
+        self.attention = _choose_attention(options, model_class, config, self.can_pack)
         model = build_model(
             model_class,
             config,
@@ -113,6 +114,9 @@ class CausalLm(LanguageModel):
             )
         elif cache is not None:
             arguments["attention_mask"] = cache.visible(rows.device)
+        elif sequences is not None and sequences.packed and self._windows == {None}:
+            # Not every architecture finds packing in the position ids (OPT does not); those with windows do.
+            arguments["attention_mask"] = packed_mask(rows, sequences, additive=self.attention == "eager")
         return self.decoder(**arguments).last_hidden_state
 
     def new_cache(self, batch: int, length: int, left_padding: Tensor | None = None) -> CausalLmCache:
@@ -125,10 +129,8 @@ class CausalLm(LanguageModel):
     def blocks(self) -> Sequence[nn.Module]:
         """The decoder layers."""
         depth = self.config.num_hidden_layers
-        for child in self.decoder.children():
-            if isinstance(child, nn.ModuleList) and len(child) == depth:
-                return list(child)
-        return ()
+        lists = (module for module in self.decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == depth)
+        return list(next(lists, ()))
 
 
 def _read_config(checkpoint: Checkpoint) -> Any:
@@ -143,24 +145,33 @@ def _read_config(checkpoint: Checkpoint) -> Any:
         config = CONFIG_MAPPING[model_type].from_dict(checkpoint.config)
     except Exception as error:
         raise PluginError(f"{checkpoint.name}: its config cannot be used: {str(error).splitlines()[0]}") from error
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     scaled = [name for name in _LOGIT_SCALES if getattr(config, name, None) not in (None, 1, 1.0)]
+    others = {*(getattr(config, "layer_types", None) or ())} - _ATTENTION_LAYERS
+    reason = None
     if scaled:
-        raise PluginError(f"{checkpoint.name}: {model_type} scales its logits ({scaled[0]}), which this plugin does not do")
+        reason = f"it scales its logits ({scaled[0]})"
+    elif others or model_class._is_stateful:
+        reason = f"its layers are not all plain attention ({', '.join(sorted(others)) or 'they carry a state'})"
+    elif not model_class.base_model_prefix:
+        reason = "its decoder cannot be taken apart from its head"
+    if reason is not None:
+        raise PluginError(f"{checkpoint.name}: the plugin causal_lm does not know how to run {model_type}: {reason}")
     return config
 
 
-def _can_pack(model_class: Any, config: Any) -> bool:
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return bool(model_class._supports_attention_backend) and layers <= _ATTENTION_LAYERS
-
-
-def _choose_attention(wanted: str, model_class: Any, can_pack: bool) -> str:
-    """Architectures that transformers keeps from sdpa (soft-capped scores, sinks) compute more than a plain softmax."""
-    if wanted != "auto":
-        return wanted
-    if not model_class._supports_sdpa:
-        return "eager"
-    return "segments" if can_pack else "sdpa"
+def _choose_attention(options: CausalLmOptions, model_class: Any, config: Any, can_pack: bool) -> str:
+    # Soft-capped scores, sinks and ALiBi are more than a plain softmax: transformers keeps such architectures from sdpa,
+    # though not always (Gemma 2 in 5.17).
+    plain = model_class._supports_sdpa and getattr(config, "attn_logit_softcapping", None) is None
+    possible = ["eager", *(["sdpa"] if plain else []), *(["segments"] if plain and can_pack else [])]
+    if options.attention == "auto":
+        return possible[-1]
+    if options.attention not in possible:
+        raise PluginError(
+            f"attention: found {options.attention!r}, which {config.model_type} cannot use; expected auto or one of {possible}"
+        )
+    return options.attention
 
 
 def _load_tokenizer(options: CausalLmOptions, folder: Path | None) -> Any:
