@@ -39,6 +39,7 @@ def check_rules(root: Node) -> list[Problem]:
             found.append((("stages", name), f"no stage may be called {SCRATCH!r}: `start_from` uses the word"))
         if node is not None and isinstance(node.value, dict):
             rules = [*_length_rules(node), *_step_rules(node), *_start_rules(node, names, number)]
+            rules += [(("data", "tiling", *path), message) for path, message in _tiling_rules(find(node, ("data", "tiling")))]
             found += [(("stages", name, *path), message) for path, message in rules]
     return [Problem(place_of(root, path), path, message) for path, message in found]
 

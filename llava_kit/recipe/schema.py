@@ -104,7 +104,14 @@ class Data(Block):
     """What a stage is trained on."""
 
     source: Part
+    samples: PositiveInt | None = Field(
+        default=None,
+        description="how many samples the source is published to hold: `recipe plan` counts with it where the data is not here",
+    )
     template: Part | None = Field(default=None, description="default: the model's")
+    tiling: Tiling | None = Field(
+        default=None, description="default: the model's (LLaVA 1.5 crops the centre in stage 1 and pads in stage 2)"
+    )
     max_length: PositiveInt = Field(default=2048, description="positions of a sample, visual rows included")
     too_long: Literal["drop_turns", "drop_sample", "error"] = Field(
         "drop_turns", description="drop_turns keeps the first turns that fit; a sample is never cut inside a picture or a turn"
