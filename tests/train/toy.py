@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llava_kit.recipe.schema import Stage
 from llava_kit.train.checkpoint import Checkpoints
 from llava_kit.train.loop import Look, Trainer
-from llava_kit.train.metrics import Metrics
+from llava_kit.train.metrics import METRICS, Metrics, read_metrics
 
 VOCAB, WIDTH = 11, 8
 
@@ -171,6 +171,7 @@ def make_stage(**changes: Any) -> Stage:
 
 def make_trainer(folder: Path, stage: Stage | None = None, *, data: Any = None, seed: int = 0, **keys: Any) -> Trainer:
     stage = stage or make_stage()
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     checkpoints = keys.pop("checkpoints", None) or Checkpoints(folder / "toy" / "checkpoints", stage.checkpoint, {"of": "toy"})
     steps = stage.steps or 1
@@ -189,8 +190,6 @@ def make_trainer(folder: Path, stage: Stage | None = None, *, data: Any = None, 
 
 def run(trainer: Trainer, *, resume: bool = True) -> list[dict[str, Any]]:
     """Train to the end (from the newest checkpoint); the metrics written so far, every stage's."""
-    from llava_kit.train.metrics import METRICS, read_metrics
-
     snapshot = trainer.checkpoints.newest() if resume else None
     if snapshot is not None:
         trainer.resume(snapshot)
