@@ -120,8 +120,8 @@ def _check_tokens(template: ConversationTemplate, conversation: Conversation, na
     for prompt in _prompts(template, conversation):
         asked = encode(prompt, tokenizer).token_ids
         assert asked.tolist() == whole.token_ids[: len(asked)].tolist(), (
-            f"tokenizer {name!r}: the prompt's {len(asked)} tokens are no prefix of the whole's: a border between the template's "
-            "text and the answer runs through a token; give the space before an answer to the answer"
+            f"tokenizer {name!r}: the prompt's {len(asked)} tokens are no prefix of the whole's: a border between the "
+            "template's text and the answer runs through a token; give the space before an answer to the answer"
         )
         assert bool(whole.trainable[len(asked)]), f"tokenizer {name!r}: the first token after a prompt is not learnt"
 

@@ -17,8 +17,8 @@ _PHRASES = (
     "What is in the picture?",
     "Describe it in a few words.",
     "Answer the question using a single word or phrase.",
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-    "answers to the user's questions.",
+    "A chat between a curious user and an artificial intelligence assistant.",
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "A cat sits on the mat. There are two black dogs and 13 birds, 4 of them white.",
     "USER: Which colour is it? ASSISTANT: It is blue.",
     "###Human: Is it old?###Assistant: Yes.",
@@ -53,7 +53,7 @@ def sentencepiece_tokenizer(
 def byte_level_tokenizer(
     *, specials: Sequence[str] = CHATML, vocabulary: int = 700, add_bos: bool = False, trim_offsets: bool = True
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE as Qwen and Llama 3 have it: no unknown text, no prefix space; special tokens come after the vocabulary."""
+    """A byte-level BPE as Qwen and Llama 3 have it: no unknown text, no prefix space; special tokens come last."""
     tokenizer = Tokenizer(models.BPE())
     parts: Any = tokenizer
     parts.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

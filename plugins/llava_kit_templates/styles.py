@@ -138,11 +138,10 @@ class PlainFormat(ConversationTemplate):
 
     def render(self, conversation: Conversation, *, reply: bool = False) -> Pieces:
         check_turns(conversation, reply=reply)
-        messages = conversation.messages
-        if len(messages) > 2:
-            raise SampleError("bad_turns", f"found {len(messages)} turns; 'plain' expects one question and its answer")
-        pictures = [part for part in messages[0].parts if isinstance(part, ImageSlot)]
+        question, *answers = conversation.messages
+        if len(answers) > 1:
+            raise SampleError("bad_turns", f"found {len(answers) + 1} turns; 'plain' expects one question and its answer")
+        pictures = [part for part in question.parts if isinstance(part, ImageSlot)]
         if not pictures:
             raise SampleError("no_picture", "has no picture; 'plain' keeps only the picture and its caption")
-        caption = [] if reply else [Segment(messages[1].text + "\n", trainable=True)]
-        return [*pictures, *caption]
+        return [*pictures, *(Segment(answer.text + "\n", trainable=True) for answer in answers)]
