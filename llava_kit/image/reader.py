@@ -1,0 +1,226 @@
+"""The one guarded door by which pictures come in: what may be opened, how large, and what is said when it cannot be.
+
+A picture file is hostile until its header has been checked: place, format and size are looked at before a pixel is decoded.
+Nothing here is shared between calls, so threads and forked workers may read at the same time.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from ..core.conversation import ImageBytes, ImageFile, ImagePixels, ImageRef
+from ..errors import SampleError
+from .colour import to_rgb
+from .header import PREFIX, format_of, webp_size
+
+# Called directly: `Image.open` first lets Pillow print its own warning about large pictures, whatever our limit says.
+_DECODERS: dict[str, Callable[..., Image.Image]] = {
+    "JPEG": JpegImagePlugin.jpeg_factory,  # also the several pictures in one JPEG that phones write (MPO)
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+
+# The EXIF orientation that a picture is stored in, and what turns it upright (CIPA DC-008, tag 274).
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:|file:|pipe:)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """Bounds that a picture must keep; all are checked before it is decoded.
+
+    `max_bytes` is of the file: an 89 megapixel photograph takes some 40 MB as a JPEG. `max_pixels` is just under the 89.5
+    million at which Pillow begins to suspect a decompression bomb (267 MB as RGB). `max_side` is the longest side that a JPEG
+    can have. `formats` are those read here; Pillow knows forty more, each a parser that a stranger's file could choose.
+    """
+
+    max_bytes: int = 128 * 2**20
+    max_pixels: int = 89_000_000
+    max_side: int = 65_535
+    formats: tuple[str, ...] = tuple(_DECODERS)
+
+
+DEFAULT = ReadLimits()
+
+
+def read_picture(ref: ImageRef, limits: ReadLimits = DEFAULT) -> Image.Image:
+    """The picture as RGB, upright, with transparency on white and deep greys scaled; of an animation the first frame.
+
+    Raises `SampleError` with one of the reasons `missing_image`, `outside_root`, `url_not_allowed`, `format_not_allowed`,
+    `too_many_bytes`, `too_many_pixels`, `unreadable_image`. Its message never repeats what a decoder said.
+    """
+    if isinstance(ref, ImagePixels):
+        return Image.fromarray(_drawn(ref, limits))
+    with _opened(ref, limits) as (image, turn):
+        return to_rgb(image if turn is None else image.transpose(turn))
+
+
+def read_pixels(ref: ImageRef, limits: ReadLimits = DEFAULT) -> NDArray[np.uint8]:
+    """`read_picture` as uint8 [height, width, 3]; a drawn picture comes as it was drawn, with no detour through Pillow."""
+    if isinstance(ref, ImagePixels):
+        return _drawn(ref, limits)
+    return np.array(read_picture(ref, limits))
+
+
+def picture_size(ref: ImageRef, limits: ReadLimits = DEFAULT) -> tuple[int, int]:
+    """(width, height) of what `read_picture` would give, from the header alone. Raises as `read_picture` does.
+
+    A file whose header is sound may still prove truncated when it is read.
+    """
+    if isinstance(ref, ImagePixels):
+        _check_size(ref.name, ref.size, limits)
+        return ref.size
+    with _opened(ref, limits) as (image, turn):
+        width, height = image.size
+        return (height, width) if turn in _SIDEWAYS else (width, height)
+
+
+@contextmanager
+def _opened(ref: ImageFile | ImageBytes, limits: ReadLimits) -> Iterator[tuple[Image.Image, Image.Transpose | None]]:
+    """The picture with its header read and checked, and the turn it still needs; what goes wrong inside is its own fault."""
+    name = ref.name
+    with _stream(ref, limits) as stream:
+        try:
+            prefix = stream.read(PREFIX)
+            decoder = _DECODERS[_check_format(name, prefix, limits)]
+            if declared := webp_size(prefix):
+                _check_size(name, declared, limits)
+            stream.seek(0)
+            image = decoder(stream)
+            _check_size(name, image.size, limits)
+            yield image, _turn(image)
+        except SampleError:
+            raise
+        except Image.DecompressionBombError:
+            raise _error("too_many_pixels", name, f"declares more pixels than are allowed ({limits.max_pixels:,})") from None
+        except Exception:  # decoders raise nearly anything on broken files, and their texts hold addresses of memory
+            raise _error("unreadable_image", name, "is damaged or not what its first bytes claim") from None
+
+
+def _stream(ref: ImageFile | ImageBytes, limits: ReadLimits) -> IO[bytes]:
+    """The bytes of the picture, opened for reading, their place and number checked."""
+    if isinstance(ref, ImageBytes):
+        _check_bytes(ref.name, len(ref.data), limits)
+        return io.BytesIO(ref.data)
+    path = _resolve(ref)
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would hang, a device never end
+            raise _error("unreadable_image", ref.path, "is not a regular file")
+        _check_bytes(ref.path, status.st_size, limits)
+        return open(path, "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise _error("missing_image", ref.path, f"there is no such file{_under(ref)}") from None
+    except OSError as error:
+        raise _error("unreadable_image", ref.path, f"cannot be opened: {os.strerror(error.errno or 0)}") from None
+
+
+def _resolve(ref: ImageFile) -> str:
+    """The path to open. With a root, the file that it leads to, links followed, must lie under that folder."""
+    if _URL.match(ref.path):
+        raise _error("url_not_allowed", ref.path, "is a URL; expected a file on this machine, nothing is fetched")
+    if "\0" in ref.path or any("\ud800" <= letter <= "\udfff" for letter in ref.path):
+        raise _error("missing_image", ascii(ref.path), "no file can have such a name")
+    if ref.root is None:
+        return ref.path
+    root = os.path.realpath(ref.root)
+    path = os.path.realpath(os.path.join(root, ref.path))
+    if os.path.commonpath((root, path)) != root:
+        raise _error("outside_root", ref.path, f"leads out of its folder{_under(ref)}; pictures are read from there only")
+    return path
+
+
+def _under(ref: ImageFile) -> str:
+    return "" if ref.root is None else f" (under {ref.root!r})"
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """The turn that makes the picture upright, read from the header; None for upright, also when the EXIF data are broken.
+
+    Pillow turns TIFF pictures itself. A PNG may carry EXIF behind its pixels, where no header shows it: that is not looked at,
+    so that size and picture always agree.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return None
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a picture is not lost for a damaged note about it
+        return None
+
+
+def _drawn(ref: ImagePixels, limits: ReadLimits) -> NDArray[np.uint8]:
+    """A drawn picture, held to what its reference declares."""
+    _check_size(ref.name, ref.size, limits)
+    pixels: Any = np.asarray(ref.render())
+    expected = (ref.size[1], ref.size[0], 3)
+    if pixels.dtype != np.uint8 or pixels.shape != expected:
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+        raise _error("unreadable_image", ref.name, f"was drawn as {found}; expected uint8 {list(expected)}")
+    return pixels
+
+
+def _check_format(name: str, prefix: bytes, limits: ReadLimits) -> str:
+    found = format_of(prefix)
+    if found in limits.formats and found in _DECODERS:
+        return found
+    expected = f"expected one of {', '.join(limits.formats)}"
+    if found is None:
+        raise _error("unreadable_image", name, f"is no picture file ({expected})")
+    # A web page saved under a picture's name is a broken download, not a picture in a foreign format.
+    reason = "unreadable_image" if found == "HTML" else "format_not_allowed"
+    raise _error(reason, name, f"is {found}; {expected}")
+
+
+def _check_bytes(name: str, count: int, limits: ReadLimits) -> None:
+    if count == 0:
+        raise _error("unreadable_image", name, "is empty (0 bytes)")
+    if count > limits.max_bytes:
+        raise _error("too_many_bytes", name, f"has {count:,} bytes; allowed are {limits.max_bytes:,}")
+
+
+def _check_size(name: str, size: tuple[int, int], limits: ReadLimits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise _error("unreadable_image", name, f"has no pixels ({width} x {height})")
+    if width * height > limits.max_pixels:
+        raise _error("too_many_pixels", name, f"has {width} x {height} pixels; allowed are {limits.max_pixels:,} in all")
+    if max(width, height) > limits.max_side:
+        raise _error("too_many_pixels", name, f"has {width} x {height} pixels; the longest side allowed is {limits.max_side:,}")
+
+
+def _error(reason: str, name: str, message: str) -> SampleError:
+    shown = name if len(name) <= 200 else f"{name[:100]}...{name[-80:]}"
+    return SampleError(reason, f"picture {shown!r}: {message}")

@@ -1,0 +1,88 @@
+"""The one resampler: bicubic with antialiasing on bytes, as CLIP and LLaVA were trained with. H x W pixels.
+
+Rows are resampled before columns, with bytes in between, as torch does, and as Pillow did when the weights were trained. (Pillow
+13 begins with whichever axis is cheaper; between the two orders pixels at hard edges differ by up to 8 of 255.) In the same
+order torch and Pillow are never further than 2 of 255 apart, and torch takes an eighth of the time: 0.46 ms for 3.7 ms from
+640 x 480 to 336 x 336, one thread, AVX2. Without vector instructions it gives the same bytes in 1.5 times Pillow's time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+# Above this ratio of sides a crop is resampled through Pillow, which can sample a window without making all the rest:
+# 1 x 20000 pixels with a shorter side of 336 would be 6.7 million pixels long.
+_LONG = 8
+# Pixels: 4096 x 4096 take 50 MB. A 12 megapixel photograph on end (3024 x 4032) still fits.
+_SQUARE = 2**24
+
+
+def resize(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] -> uint8 [height, width, 3]. The result may share memory with `pixels` when the size is right already."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    # A copy only where torch needs one: it knows no read-only memory and no negative strides.
+    usable = pixels.flags.writeable and pixels.flags.c_contiguous
+    # Channels-last strides with no copy. The batch axis comes before the permutation, so that its stride too is that of the
+    # layout: otherwise torch gives planes back, at twice the time.
+    image = torch.from_numpy(pixels if usable else pixels.copy())[None].permute(0, 3, 1, 2)
+    resized = F.interpolate(image, size=(height, width), mode="bicubic", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def resize_and_crop(pixels: NDArray[np.uint8], width: int, height: int, tile: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], resized to `width` x `height`, -> its centre, uint8 [tile, tile, 3]."""
+    x, y = (width - tile) // 2, (height - tile) // 2
+    if max(width, height) <= _LONG * tile:
+        return resize(pixels, width, height)[y : y + tile, x : x + tile]
+    rows, top, bottom = _needed(y, tile, height, pixels.shape[0])
+    columns, left, right = _needed(x, tile, width, pixels.shape[1])
+    image = Image.fromarray(np.ascontiguousarray(pixels[rows, columns]))
+    # Two calls, rows first: a single one may take the axes in the other order.
+    image = image.resize((tile, image.height), Image.Resampling.BICUBIC, box=(left, 0, right, image.height))
+    return np.asarray(image.resize((tile, tile), Image.Resampling.BICUBIC, box=(0, top, tile, bottom)))
+
+
+def _needed(start: int, count: int, new_length: int, length: int) -> tuple[slice, float, float]:
+    """Which pixels of an axis are looked at when only `count` of its `new_length` new ones from `start` are wanted.
+
+    Returns them as a slice, and the wanted window in coordinates of that slice.
+    """
+    step = length / new_length
+    first, last = start * step, (start + count) * step
+    reach = 2 * max(step, 1) + 1  # the cubic spans two pixels to either side, of the coarser grid
+    taken = slice(max(0, int(first - reach)), min(length, int(last + reach) + 1))
+    return taken, first - taken.start, min(last, length) - taken.start
+
+
+def pad_and_resize(pixels: NDArray[np.uint8], tile: int, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], centred on a square of its longer side in `colour`, -> uint8 [tile, tile, 3].
+
+    The square is made only where it must be. A wide picture is shortened first, which its padding above and below cannot
+    change, and padded then. A tall one is padded first, unless it is so tall that its square would not fit in `_SQUARE`: then
+    its height goes first, and pixels at hard edges may be off by some levels (8 were the most seen).
+    """
+    height, width = pixels.shape[:2]
+    longer, before = max(width, height), abs(width - height) // 2
+    if width == height:
+        return resize(pixels, tile, tile)
+    if width > height:
+        padded = _filled(longer, tile, colour)
+        padded[before : before + height] = resize(pixels, tile, height)
+    else:
+        if longer * longer > _SQUARE:
+            pixels = resize(pixels, width, tile)
+        padded = _filled(pixels.shape[0], longer, colour)
+        padded[:, before : before + width] = pixels
+    return resize(padded, tile, tile)
+
+
+def _filled(height: int, width: int, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3] of one colour; by whole lines, since numpy writes three bytes at a time eight times slower."""
+    area = np.empty((height, width, 3), np.uint8)
+    area.reshape(height, 3 * width)[:] = np.tile(np.array(colour, np.uint8), width)
+    return area
