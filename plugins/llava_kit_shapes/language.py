@@ -1,0 +1,232 @@
+"""What is said about a scene: five captions, short questions of six types, a detailed description, a piece of reasoning.
+
+Every answer follows from the scene with certainty, and every question points to one thing only. The words are few and the
+sentences short on purpose: a turn costs a dozen tokens, so one picture can carry seven of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .world import COLOURS, PLACES, SHAPES, Scene, Thing
+
+QUESTION_TYPES = ("colour", "shape", "count", "position", "existence", "comparison")
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
+DESCRIBE = ("Describe the picture in detail.", "What can be seen in the picture?")
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answer. `unseen`: the answer rests on a thing whose combination was set aside for the test split."""
+
+    type: str
+    text: str
+    answer: str
+    unseen: bool
+
+
+def ask(scene: Scene, type: str, rng: Rng) -> Question | None:
+    """Return a question of one of `QUESTION_TYPES`, or None where the scene has none (a comparison needs two things)."""
+    return _ASK[type](scene, rng)
+
+
+def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
+    """Return up to `count` different questions in random order; every type comes once before one comes twice."""
+    questions: dict[str, Question] = {}
+    order: list[str] = []
+    while len(order) < 2 * count:
+        order += [QUESTION_TYPES[number] for number in rng.permutation(len(QUESTION_TYPES))]
+    for type in order:
+        question = ask(scene, type, rng)
+        if question is not None:
+            questions.setdefault(question.text, question)
+        if len(questions) == count:
+            break
+    return list(questions.values())
+
+
+def captions(scene: Scene, rng: Rng) -> list[str]:
+    """Return five captions; each names the things in an order of its own.
+
+    Each caption is keyed: by place, by colour, by shape. After the key, which nobody could guess, every word must be read off
+    the picture; a caption in a fixed order would let the model learn the language of captions first and look later.
+    """
+    place_first = "; ".join(f"{t.place}: {t.size} {t.colour} {t.shape}" for t in _shuffled(scene, rng))
+    colour_first = "; ".join(f"{t.colour} {t.shape}, {t.size}, {t.place}" for t in _shuffled(scene, rng))
+    shape_first = "; ".join(f"{t.shape}, {t.colour}, {t.place}, {t.size}" for t in _shuffled(scene, rng))
+    counted = f"{_objects(len(scene.things))}: " + "; ".join(f"{t.colour} {t.shape}, {t.place}" for t in _shuffled(scene, rng))
+    return [place_first, colour_first, shape_first, counted, _relations(scene, rng)]
+
+
+def describe(scene: Scene, rng: Rng) -> tuple[str, str]:
+    """Return (request, detailed description)."""
+    ground = "dark" if sum(scene.background) < 3 * 128 else "light"
+    form = "is" if len(scene.things) == 1 else "are"
+    sentences = [f"There {form} {_objects(len(scene.things))} on a {ground} ground."]
+    sentences += [f"In the {t.place} is a {t.size} {t.colour} {t.shape}." for t in _shuffled(scene, rng)]
+    return _pick(rng, DESCRIBE), " ".join(sentences)
+
+
+def reason(scene: Scene, rng: Rng) -> tuple[str, str]:
+    """Return (question, answer that reasons step by step and ends in a conclusion)."""
+    things = _shuffled(scene, rng)
+    listed = ", ".join(f"{t.size} {t.colour} {t.shape}" for t in things)
+    if rng.random() < 0.5:
+        thing = things[0]
+        name, rest = _pick(
+            rng,
+            (
+                (f"{thing.size} object", [t for t in things if t.size != thing.size]),
+                (f"{thing.colour} object", [t for t in things if t.colour != thing.colour]),
+                (thing.shape, [t for t in things if t.shape != thing.shape]),
+            ),
+        )
+        left = ", ".join(f"{t.size} {t.colour} {t.shape}" for t in rest) or "nothing"
+        form = "is" if len(rest) == 1 else "are"
+        question = f"If every {name} is taken away, how many objects are left?"
+        answer = f"I see: {listed}. Without every {name}: {left}. So {NUMBERS[len(rest)]} {form} left."
+        return question, answer
+    what, values = _pick(rng, (("colour", {t.colour for t in things}), ("shape", {t.shape for t in things})))
+    question = f"Have all objects the same {what}?"
+    return question, f"I see: {listed}. So {'yes' if len(values) == 1 else 'no'}."
+
+
+def _relations(scene: Scene, rng: Rng) -> str:
+    """The first thing against each other one, by place and size; a lone thing by itself."""
+    first, *others = _shuffled(scene, rng)
+    if not others:
+        return f"one object: {first.size} {first.colour} {first.shape}"
+    facts = []
+    for other in others:
+        relation = _pick(rng, [word for word, holds in _compare(first, other) if holds])
+        facts.append(f"{relation} {other.colour} {other.shape}")
+    return f"{first.colour} {first.shape} {', '.join(facts)}"
+
+
+def _compare(first: Thing, second: Thing) -> list[tuple[str, bool]]:
+    """Every comparison of the two that is clear to the eye, with its truth: for each true one its opposite is there."""
+    (x, y), (other_x, other_y) = PLACES[first.place], PLACES[second.place]
+    facts = []
+    for less, more, mine, theirs in (
+        ("left of", "right of", x, other_x),
+        ("above", "below", y, other_y),
+        ("smaller than", "larger than", first.size == "large", second.size == "large"),
+    ):
+        if mine != theirs:
+            facts += [(less, bool(mine < theirs)), (more, bool(mine > theirs))]
+    return facts
+
+
+def _ask_colour(scene: Scene, rng: Rng) -> Question | None:
+    found = _refer(scene, rng, "colour")
+    if found is None:
+        return None
+    thing, name = found
+    text = _pick(rng, (f"What colour is {name}?", f"What is the colour of {name}?"))
+    return Question("colour", text, thing.colour, thing.unseen)
+
+
+def _ask_shape(scene: Scene, rng: Rng) -> Question | None:
+    found = _refer(scene, rng, "shape")
+    if found is None:
+        return None
+    thing, name = found
+    text = _pick(rng, (f"What shape is {name}?", f"What is the shape of {name}?"))
+    return Question("shape", text, thing.shape, thing.unseen)
+
+
+def _ask_count(scene: Scene, rng: Rng) -> Question | None:
+    text = _pick(rng, ("How many objects are there?", "How many objects are in the picture?"))
+    unseen = any(thing.unseen for thing in scene.things)
+    return Question("count", text, NUMBERS[len(scene.things)], unseen)
+
+
+def _ask_position(scene: Scene, rng: Rng) -> Question | None:
+    found = _refer(scene, rng, "position")
+    if found is None:
+        return None
+    thing, name = found
+    text = _pick(rng, (f"Where is {name}?", f"Where in the picture is {name}?"))
+    return Question("position", text, thing.place, thing.unseen)
+
+
+def _ask_existence(scene: Scene, rng: Rng) -> Question | None:
+    pairs = {(thing.colour, thing.shape) for thing in scene.things}
+    if rng.random() < 0.5:
+        colour, shape = _pick(rng, sorted(pairs))
+        answer, witnesses = "yes", [t for t in scene.things if (t.colour, t.shape) == (colour, shape)]
+    else:
+        # Half of the absent pairs share the colour or the shape of something that is there: knowing the words of the
+        # picture is not enough, they must be bound together.
+        absent = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in pairs]
+        thing = _pick(rng, scene.things)
+        near = [(colour, shape) for colour, shape in absent if colour == thing.colour or shape == thing.shape]
+        colour, shape = _pick(rng, near if rng.random() < 0.5 else absent)
+        answer, witnesses = "no", [t for t in scene.things if t.colour == colour or t.shape == shape]
+    text = _pick(rng, (f"Is there a {colour} {shape}?", f"Does the picture show a {colour} {shape}?"))
+    return Question("existence", text, answer, any(thing.unseen for thing in witnesses))
+
+
+def _ask_comparison(scene: Scene, rng: Rng) -> Question | None:
+    named = [(thing, name) for thing in _shuffled(scene, rng) if (name := _name(scene, thing, rng, "comparison"))]
+    if len(named) < 2:
+        return None
+    (first, name), (second, other) = named[:2]
+    relation, holds = _pick(rng, _compare(first, second))
+    unseen = first.unseen or second.unseen
+    return Question("comparison", f"Is {name} {relation} {other}?", "yes" if holds else "no", unseen)
+
+
+_ASK = {
+    "colour": _ask_colour,
+    "shape": _ask_shape,
+    "count": _ask_count,
+    "position": _ask_position,
+    "existence": _ask_existence,
+    "comparison": _ask_comparison,
+}
+
+
+def _refer(scene: Scene, rng: Rng, type: str) -> tuple[Thing, str] | None:
+    """A random thing that can be named without giving the answer away, and a name that fits it alone."""
+    for thing in _shuffled(scene, rng):
+        name = _name(scene, thing, rng, type)
+        if name is not None:
+            return thing, name
+    return None
+
+
+def _name(scene: Scene, thing: Thing, rng: Rng, type: str) -> str | None:
+    """A name for `thing` that fits no other thing of the scene and does not hold the answer to a question of `type`."""
+    forms: dict[str, tuple[str, ...]] = {
+        f"the {thing.colour} object": ("colour",),
+        f"the {thing.shape}": ("shape",),
+        f"the {thing.colour} {thing.shape}": ("colour", "shape"),
+        f"the {thing.size} {thing.shape}": ("size", "shape"),
+        f"the {thing.size} {thing.colour} object": ("size", "colour"),
+        f"the object in the {thing.place}": ("place",),
+    }
+    hidden = {"colour": ("colour",), "shape": ("shape",), "position": ("place",), "comparison": ("place", "size")}[type]
+    fitting = [
+        name
+        for name, parts in forms.items()
+        if not set(parts) & set(hidden)
+        and sum(all(getattr(other, part) == getattr(thing, part) for part in parts) for other in scene.things) == 1
+    ]
+    return _pick(rng, fitting) if fitting else None
+
+
+def _objects(count: int) -> str:
+    return f"{NUMBERS[count]} object{'' if count == 1 else 's'}"
+
+
+def _shuffled(scene: Scene, rng: Rng) -> list[Thing]:
+    return [scene.things[number] for number in rng.permutation(len(scene.things))]
+
+
+def _pick(rng: Rng, choices: Sequence):
+    return choices[int(rng.integers(len(choices)))]

@@ -1,0 +1,176 @@
+"""What is in a picture of the world, drawn from (seed, split, index) alone, so any worker can make any picture at any time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 40, 44),
+    "green": (36, 160, 70),
+    "blue": (48, 86, 222),
+    "yellow": (240, 206, 40),
+    "purple": (150, 60, 190),
+    "cyan": (50, 204, 214),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+SIZES = ("small", "large")
+# The centre of each place as a share of width and height. Corners stand 0.28 from the middle, so that two large things
+# in neighbouring places keep apart even in the longest picture (aspect 1:1.8, radius 0.115 of the long side).
+PLACES: dict[str, tuple[float, float]] = {
+    "top left": (0.22, 0.22),
+    "top right": (0.78, 0.22),
+    "middle": (0.50, 0.50),
+    "bottom left": (0.22, 0.78),
+    "bottom right": (0.78, 0.78),
+}
+MAX_THINGS = len(PLACES)
+SPLITS = ("train", "validation", "test")
+Combination = tuple[str, str, str]  # colour, shape, size
+
+
+# Kept for the test split: 6 of 48, one of each colour, three of each size. Every colour is still seen with every shape (in
+# the other size): what the model has never met is the three together.
+SET_ASIDE: frozenset[Combination] = frozenset(
+    {
+        ("red", "square", "small"),
+        ("green", "circle", "large"),
+        ("blue", "cross", "small"),
+        ("yellow", "triangle", "large"),
+        ("purple", "circle", "small"),
+        ("cyan", "square", "large"),
+    }
+)
+SEEN = tuple(combination for combination in product(COLOURS, SHAPES, SIZES) if combination not in SET_ASIDE)
+KEPT = tuple(sorted(SET_ASIDE))
+
+
+@dataclass(frozen=True)
+class Look:
+    """How large pictures and things are, in pixels and shares; `PLAIN` and `FINE` are the two in use."""
+
+    long_side: tuple[int, int]
+    aspect: tuple[float, float]  # short side / long side
+    radius: dict[str, tuple[float, float]]  # share of the long side, for each size word
+    noise: int  # grey levels, a power of two: pixel noise is uniform in [-noise, noise)
+
+
+# Radii are shares of the *long* side: after padding to a square a small thing is small in every picture.
+# At an encoder of 64 pixels: small 4.2-5.1 pixels, large 6.7-7.4.
+PLAIN = Look(
+    long_side=(56, 96),
+    aspect=(0.56, 1.0),
+    radius={"small": (0.066, 0.080), "large": (0.105, 0.115)},
+    noise=8,
+)
+# Seen whole at 64 pixels a thing has a radius of 1.5 to 2.7 pixels: the colour stays, the outline is gone. Tiles of 64
+# show it twice as large.
+FINE = Look(
+    long_side=(112, 144),
+    aspect=(0.50, 1.0),
+    radius={"small": (0.026, 0.030), "large": (0.040, 0.045)},
+    noise=8,
+)
+LOOKS = {"plain": PLAIN, "fine": FINE}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One coloured shape; centre and radius in pixels."""
+
+    colour: str
+    shape: str
+    size: str
+    place: str
+    x: float
+    y: float
+    radius: float
+    tint: tuple[int, int, int]  # the colour as painted: a named colour, slightly off
+
+    @property
+    def combination(self) -> Combination:
+        """The three that may be set aside together."""
+        return (self.colour, self.shape, self.size)
+
+    @property
+    def unseen(self) -> bool:
+        """True when no training picture holds this combination."""
+        return self.combination in SET_ASIDE
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """[left, top, width, height] in pixels, as COCO writes a box."""
+        half_width, up, down = extent(self.shape, self.radius)
+        return (self.x - half_width, self.y - up, 2 * half_width, up + down)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture before it is painted."""
+
+    seed: int
+    split: str
+    index: int
+    width: int
+    height: int
+    background: tuple[int, int, int]
+    slope: tuple[float, float]  # grey levels that the background gains over the width and over the height
+    noise: int
+    things: tuple[Thing, ...]
+
+
+def extent(shape: str, radius: float) -> tuple[float, float, float]:
+    """Return (half width, height above the centre, height below) in pixels; every shape fills about the same area."""
+    if shape == "square":
+        return 0.88 * radius, 0.88 * radius, 0.88 * radius
+    if shape == "triangle":
+        return 1.1 * radius, 1.1 * radius, 0.85 * radius
+    if shape == "cross":
+        return 1.1 * radius, 1.1 * radius, 1.1 * radius
+    return radius, radius, radius
+
+
+def generator(seed: int, split: str, index: int, purpose: int = 0) -> np.random.Generator:
+    """Return the generator of one picture; `purpose` gives scene, pixels and words streams of their own."""
+    return np.random.Generator(np.random.PCG64((seed, SPLITS.index(split), index, purpose)))
+
+
+def make_scene(seed: int, split: str, index: int, look: Look = PLAIN, min_things: int = 1) -> Scene:
+    """Return the scene of (seed, split, index): one to five things, each in a place of its own.
+
+    Only the test split draws from the combinations set aside, for about a third of its things.
+    """
+    rng = generator(seed, split, index)
+    count = int(rng.integers(min_things, MAX_THINGS + 1))
+    long_side = int(rng.integers(look.long_side[0], look.long_side[1] + 1))
+    short_side = round(long_side * rng.uniform(*look.aspect))
+    wide = rng.random() < 0.5
+    width, height = (long_side, short_side) if wide else (short_side, long_side)
+    # Half the pictures are dark, half light; a named colour stands out from both.
+    base = rng.integers(8, 56) if rng.random() < 0.5 else rng.integers(205, 236)
+    background = tuple(int(value) for value in np.clip(base + rng.integers(-8, 9, 3), 0, 255))
+    slope = tuple(float(value) for value in rng.uniform(-14, 14, 2))
+    names = list(PLACES)
+    things = []
+    for number in rng.permutation(MAX_THINGS)[:count]:
+        pool = KEPT if split == "test" and rng.random() < 0.35 else SEEN
+        colour, shape, size = pool[rng.integers(len(pool))]
+        centre_x, centre_y = PLACES[names[number]]
+        jitter_x, jitter_y = rng.uniform(-0.03, 0.03, 2)
+        radius = long_side * rng.uniform(*look.radius[size])
+        tint = np.clip(np.array(COLOURS[colour]) + rng.integers(-12, 13, 3), 0, 255)
+        things.append(
+            Thing(
+                colour,
+                shape,
+                size,
+                names[number],
+                float((centre_x + jitter_x) * width),
+                float((centre_y + jitter_y) * height),
+                float(radius),
+                tuple(int(value) for value in tint),
+            )
+        )
+    return Scene(seed, split, index, width, height, background, slope, look.noise, tuple(things))
