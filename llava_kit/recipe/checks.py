@@ -30,7 +30,12 @@ def check_rules(root: Node) -> list[Problem]:
 
     A key that is not what its type wants is no concern of a rule: the schema tells about it.
     """
-    found = [(("model", "tiling", *path), message) for path, message in _tiling_rules(find(root, ("model", "tiling")))]
+    found: list[tuple[Path, str]] = [
+        (("model", "tiling", *path), message) for path, message in _tiling_rules(find(root, ("model", "tiling")))
+    ]
+    encoders = find(root, ("model", "encoder"))
+    if encoders is not None and encoders.value == []:
+        found.append((("model", "encoder"), "name at least one encoder"))
     stages = find(root, ("stages",))
     names = list(stages.value) if stages is not None and isinstance(stages.value, dict) else []
     for number, name in enumerate(names):

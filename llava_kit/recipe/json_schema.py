@@ -82,6 +82,7 @@ def _kind_schema(kind: str, registry: Registry, definitions: dict[str, Any]) -> 
 def _options_schema(
     options: type[BaseModel] | None, type_name: str, summary: str, name: str, definitions: dict[str, Any]
 ) -> dict[str, Any]:
+    schema: dict[str, Any]
     try:
         schema = options.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}") if options is not None else {}
     except Exception:  # options that have no JSON schema, or a plugin's own fault: `plugins doctor` tells
