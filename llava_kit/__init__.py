@@ -41,13 +41,13 @@ _HOME = {
     "SampleError": "errors",
     "suggest": "errors",
     "load_recipe": "recipe.load",
-    "assemble": "assemble.parts",
     "build": "assemble.parts",
     "Assembly": "assemble.parts",
     "load_model": "assemble.weights",
-    "train": "train.run",
-    "evaluate": "evaluate.run",
 }
+
+# Rooms that are called by their own name (`llava_kit.verbs`).
+_VERBS = ("assemble", "train", "evaluate")
 
 if TYPE_CHECKING:
     from .assemble.parts import Assembly, assemble, build
@@ -78,6 +78,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name in _HOME:
         value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
         globals()[name] = value
@@ -86,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_VERBS})

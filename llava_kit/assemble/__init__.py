@@ -2,3 +2,7 @@
 
 Imports everything below it (core, registry, recipe, image, splice, data, model, chat); whatever runs a model stands on it.
 """
+
+from ..verbs import make_callable
+
+make_callable(__name__, "parts")
