@@ -161,15 +161,10 @@ def assemble(
         )
     else:
         chosen = splicer
-    missing = [
-        name
-        for name, part in (("encoder", encoder), ("connector", connector), ("language_model", language_model))
-        if part is None
-    ]
+    parts = {"encoder": encoder, "connector": connector, "language_model": language_model, "template": template}
+    missing = [name for name, part in parts.items() if part is None]
     if missing:
-        raise LlavaKitError(
-            f"assemble: missing {', '.join(missing)}; give a recipe, or all of encoder, connector, language_model, template"
-        )
+        raise LlavaKitError(f"assemble: missing {', '.join(missing)}; give a recipe, or all of {', '.join(parts)}")
     assert encoder is not None
     assert language_model is not None
     if not isinstance(connector, Connector):
