@@ -106,8 +106,8 @@ def build_plan(
     for seat, picture in zip(seats[tokens.image_places].tolist(), pictures):
         source[seat : seat + len(picture)] = picture
     visual_positions = np.flatnonzero(source >= 0)
-    visual_rows = source[visual_positions].astype(np.int64)
-    assert len(text_positions) + sum(map(len, pictures)) == int(lengths.sum()) == np.count_nonzero(source != PAD)
+    newline_positions = np.flatnonzero(source == NEWLINE)
+    assert len(text_positions) + len(visual_positions) + len(newline_positions) == lengths.sum()  # no seat is taken twice
 
     learnt = tokens.trainable & tokens.is_text
     learnt[tokens.starts] = False  # nothing comes before the first token of a sequence
@@ -116,9 +116,9 @@ def build_plan(
         source=torch.from_numpy(source),
         text_ids=torch.from_numpy(tokens.ids[tokens.is_text]),
         text_positions=torch.from_numpy(text_positions),
-        visual_rows=torch.from_numpy(visual_rows),
+        visual_rows=torch.from_numpy(source[visual_positions].astype(np.int64)),
         visual_positions=torch.from_numpy(visual_positions),
-        newline_positions=torch.from_numpy(np.flatnonzero(source == NEWLINE)),
+        newline_positions=torch.from_numpy(newline_positions),
         shape=shape,
         num_visual=num_tiles * side.area,
         sequences=sequences,

@@ -1,4 +1,4 @@
-"""Rows, labels and mask against those that LLaVA's `prepare_inputs_labels_for_multimodal` makes: 200 random batches, no difference.
+"""Rows, labels and mask against those of LLaVA's `prepare_inputs_labels_for_multimodal`: 200 random batches, no difference.
 
 The other side is an own small writing of that method: pictures merged by moving tensors, sequences split at the placeholder and
 joined again, one sample after another. Both sides are given the same projected features.
