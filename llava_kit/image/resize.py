@@ -1,9 +1,9 @@
 """The one resampler: bicubic with antialiasing on bytes, as CLIP and LLaVA were trained with. H x W pixels.
 
-Rows are resampled before columns, with bytes in between, as torch does, and as Pillow did when the weights were trained. (Pillow
-13 begins with whichever axis is cheaper; between the two orders pixels at hard edges differ by up to 8 of 255.) In the same
-order torch and Pillow are never further than 2 of 255 apart, and torch takes an eighth of the time: 0.46 ms for 3.7 ms from
-640 x 480 to 336 x 336, one thread, AVX2. Without vector instructions it gives the same bytes in 1.5 times Pillow's time.
+Rows are resampled before columns, with bytes in between, as torch does and as Pillow did when the weights were trained. Pillow
+13 begins with the axis that is cheaper; between the two orders pixels at hard edges differ by up to 8 of 255. In the same order
+torch and Pillow are never further than 2 of 255 apart, and torch takes an eighth of the time: 0.46 ms for 3.7 ms from 640 x 480
+to 336 x 336, one thread, AVX2. Without vector instructions it gives the same bytes in 1.5 times Pillow's time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""`llava-kit inspect image`: the canvas and tiles of pictures or bare sizes, what is kept of them, and the rows they take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..core.conversation import ImageFile
+from ..core.tiles import Grid, TileGrid
+from ..errors import LlavaKitError, suggest
+from ..image.geometry import Geometry, TilingOptions, TilingPlan
+
+EXAMPLES = """\
+examples:
+  llava-kit inspect image photo.jpg --recipe llava_next_vicuna_7b --png cut.png
+  llava-kit inspect image --size 640x480 --json --tiling '{"mode": "anyres", "pinpoints": [[336, 672], [672, 672]]}'
+
+JSON: a list, in the order of the pictures, then of the sizes, of
+  size     [width, height] of the picture in pixels, upright
+  canvas   [width, height] of what is cut into tiles; of the one tile where there is only the overview
+  tiles    [across, down] on the canvas; [1, 1] where there is only the overview
+  resized  [width, height] of the picture on the canvas, in pixels of the canvas
+  offset   [x, y] of its upper left corner there; negative where mode square crops
+  kept     [rows, columns] of the canvas's patches that become rows of the input
+  rows     positions that the picture takes in the input, overview and newlines included
+"""
+
+# CLIP ViT-L/14 at 336 pixels, the encoder of LLaVA 1.5 and LLaVA-NeXT.
+DEFAULT_TILE, DEFAULT_PATCH = 336, 14
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One picture, or a bare size, and how it is cut. `side`: visual rows and columns of a tile; `kept`: y0, y1, x0, x1."""
+
+    name: str
+    picture: Any
+    grid: TileGrid
+    place: Geometry
+    side: Grid
+    kept: tuple[int, int, int, int]
+    rows: int
+
+    def record(self) -> dict[str, Any]:
+        """The numbers, as `--json` prints them."""
+        y0, y1, x0, x1 = self.kept
+        return {
+            "size": list(self.grid.size),
+            "canvas": list(self.place.canvas),
+            "tiles": [self.place.tiles.cols, self.place.tiles.rows],
+            "resized": list(self.place.resized),
+            "offset": list(self.place.offset),
+            "kept": [y1 - y0, x1 - x0],
+            "rows": self.rows,
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Pictures or sizes, the tiling, and how to print."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument("files", nargs="*", metavar="FILE", help="picture files")
+    parser.add_argument("--size", action="append", default=[], metavar="WxH", help="a bare size, may be repeated")
+    parser.add_argument("--recipe", metavar="NAME", help="take encoder, connector and tiling from this recipe")
+    parser.add_argument("--tile", metavar="PIXELS", help=f"side of the encoder's tile (default {DEFAULT_TILE})")
+    parser.add_argument("--patch", metavar="PIXELS", help=f"side of its patches (default {DEFAULT_PATCH})")
+    parser.add_argument("--tiling", metavar="JSON", help='the tiling block of a recipe (default {"mode": "pad"})')
+    parser.add_argument("--json", action="store_true", help="for programs; see below")
+    parser.add_argument("--png", metavar="FILE", help="draw the pictures with tiles, bands and counts")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the numbers, draw the picture; returns the exit code."""
+    if not arguments.files and not arguments.size:
+        raise LlavaKitError("inspect image: found nothing to look at; give picture files or --size WxH")
+    sizes = [_parse_size(text) for text in arguments.size]
+    plan, side = _plan_of(arguments)
+    cuts = [_cut_file(path, plan, side, pixels=arguments.png is not None) for path in arguments.files]
+    cuts += [_cut(f"{size[0]}x{size[1]}", None, size, plan, side) for size in sizes]
+    if arguments.png is not None:
+        _draw(cuts, plan, arguments.png)
+    if arguments.json:
+        print(json.dumps([cut.record() for cut in cuts]))
+    else:
+        _print_table(cuts, plan, side)
+    return 0
+
+
+def _cut_file(path: str, plan: TilingPlan, side: Grid, pixels: bool) -> Cut:
+    from ..image.reader import picture_size, read_picture
+
+    picture = read_picture(ImageFile(path)) if pixels else None
+    return _cut(path, picture, picture.size if picture else picture_size(ImageFile(path)), plan, side)
+
+
+def _cut(name: str, picture: Any, size: tuple[int, int], plan: TilingPlan, side: Grid) -> Cut:
+    from ..splice.layout import count_rows, kept_lines
+
+    grid = plan.grid(size)
+    kept = kept_lines(grid, side) if grid.tiles.area else (0, side.rows, 0, side.cols)
+    return Cut(name, picture, grid, plan.geometry(size), side, kept, count_rows(grid, side))
+
+
+def _plan_of(arguments: argparse.Namespace) -> tuple[TilingPlan, Grid]:
+    """The tiling that was asked for, and the visual rows of a tile."""
+    if arguments.recipe is not None:
+        beside = [f"--{key}" for key in ("tile", "patch", "tiling") if getattr(arguments, key) is not None]
+        if beside:
+            raise LlavaKitError(
+                f"inspect image: found --recipe and {', '.join(beside)}; the recipe says these, give one or the other"
+            )
+        return _plan_of_recipe(arguments.recipe)
+    tile = _parse_pixels("--tile", arguments.tile, DEFAULT_TILE)
+    patch = _parse_pixels("--patch", arguments.patch, DEFAULT_PATCH)
+    if patch > tile:
+        raise LlavaKitError(f"--patch: found {patch}, expected at most the tile, {tile} pixels")
+    # Pixels beyond the last whole patch are not seen, as by the convolution of the tower (384 / 14: 27 patches).
+    return TilingPlan(tile, _parse_tiling(arguments.tiling)), Grid(tile // patch, tile // patch)
+
+
+def _plan_of_recipe(name: str) -> tuple[TilingPlan, Grid]:
+    """Encoder and connector are built without weights or memory, to ask them for their sizes."""
+    import torch
+
+    from ..assemble.parts import build_part
+    from ..model.side_by_side import SideBySideEncoder
+    from ..recipe.load import load_recipe
+    from ..recipe.schema import Part
+
+    model = load_recipe(name).model
+    with torch.device("meta"):
+        if isinstance(model.encoder, Part):
+            encoder = build_part("encoder", model.encoder, weights=False)
+        else:
+            encoder = SideBySideEncoder([build_part("encoder", part, weights=False) for part in model.encoder])
+        spec = encoder.spec
+        # The language model is not built: its width changes nothing about places.
+        connector = build_part("connector", model.connector, vision_width=spec.width, text_width=spec.width, grid=spec.grid)
+    tiling = model.tiling
+    options = TilingOptions(tiling.mode, tiling.pinpoints, tiling.unpad, tiling.rule)
+    return TilingPlan(spec.image_size, options), connector.output_grid(spec.grid)
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text.strip().lower())
+    if found is None:
+        raise LlavaKitError(f"--size: found {text!r}, expected WxH, width and height in whole pixels above 0, such as 640x480")
+    return int(found[1]), int(found[2])
+
+
+def _parse_pixels(option: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not re.fullmatch(r"[1-9]\d{0,4}", text):
+        raise LlavaKitError(f"{option}: found {text!r}, expected a number of pixels, such as {default}")
+    return int(text)
+
+
+def _parse_tiling(text: str | None) -> TilingOptions:
+    """The options in a JSON object, held to the same rules as a recipe's block."""
+    if text is None:
+        return TilingOptions()
+    try:
+        block = json.loads(text)
+    except ValueError as error:
+        raise LlavaKitError(f'--tiling: is no JSON ({error}); expected such as \'{{"mode": "pad"}}\'') from None
+    if not isinstance(block, dict):
+        raise LlavaKitError(f'--tiling: found {text}, expected a JSON object such as \'{{"mode": "pad"}}\'')
+    known = [field.name for field in fields(TilingOptions)]
+    for key in block:
+        if key not in known:
+            raise LlavaKitError(f"--tiling: unknown key {key!r}; {suggest(key, known)}")
+    if not isinstance(block.get("unpad", True), bool):
+        raise LlavaKitError(f"--tiling: unpad: found {json.dumps(block['unpad'])}, expected true or false")
+    pinpoints = block.get("pinpoints", [])
+    if not isinstance(pinpoints, list) or not all(isinstance(entry, list) for entry in pinpoints):
+        raise LlavaKitError(f"--tiling: pinpoints: found {json.dumps(pinpoints)}, expected [[width, height], ...] in pixels")
+    return TilingOptions(**{**block, "pinpoints": tuple(map(tuple, pinpoints))})
+
+
+def _print_table(cuts: list[Cut], plan: TilingPlan, side: Grid) -> None:
+    from .table import print_table
+
+    rows: list[tuple[str, ...]] = [("picture", "size", "canvas", "tiles", "resized", "at", "kept", "rows")]
+    for cut in cuts:
+        shown = cut.record()
+        pairs = [f"{shown[key][0]}x{shown[key][1]}" for key in ("size", "canvas", "tiles", "resized")]
+        x, y = shown["offset"]
+        rows.append((cut.name, *pairs, f"{x},{y}", "x".join(map(str, shown["kept"])), str(cut.rows)))
+    print_table(rows)
+    newline = ", and a newline after each kept line" if plan.canvases and plan.options.unpad else ""
+    parts = "overview + canvas" + newline if plan.canvases else "the overview alone"
+    print(f"\ntile {plan.tile} pixels, {side.rows}x{side.cols} patches; mode {plan.options.mode}: rows = {parts}")
+    print("size, canvas, tiles, resized: width x height; at: x,y of the picture on the canvas; kept: rows x columns of patches")
+
+
+def _draw(cuts: list[Cut], plan: TilingPlan, path: str) -> None:
+    from .inspect_drawing import draw
+
+    try:
+        draw(cuts, plan).save(path, format="PNG")
+    except OSError as error:
+        raise LlavaKitError(f"--png {path}: cannot be written: {error.strerror or error}") from None
