@@ -41,12 +41,12 @@ class View:
 
     `packed`: where the sequences of the flattened batch lie, if some row holds several. `masks`: for each window in use, bool
     [1 or B, 1, S, K] (packed: [L, L] of the longest sequence, of which each takes its corner), True where a position is seen;
-    None where causal order is all. `fused`: packed sequences go through one kernel that knows of windows, and need no masks.
+    None where causal order is all. `fused`: packed sequences go through one kernel of this type, which needs no masks.
     """
 
     masks: Mapping[int | None, Tensor | None]
     packed: Sequences | None = None
-    fused: bool = False
+    fused: torch.dtype | None = None
 
 
 def make_view(
@@ -55,15 +55,15 @@ def make_view(
     windows: Collection[int | None],
     *,
     sequences: Sequences | None = None,
-    fused: bool = False,
+    fused: torch.dtype | None = None,
     past: int = 0,
     left_padding: Tensor | None = None,
 ) -> View:
     """The view of `shape` = (B, S) new positions after `past` ones in a cache; reads no value of a tensor, so nothing waits."""
     if sequences is None or not sequences.packed:
         return View({window: _mask(shape[1], past, window, left_padding, device) for window in windows})
-    if fused:
-        return View(dict.fromkeys(windows), sequences, fused=True)
+    if fused is not None:
+        return View(dict.fromkeys(windows), sequences, fused)
     return View({window: _mask(sequences.longest, 0, window, None, device) for window in windows}, sequences)
 
 
@@ -81,9 +81,12 @@ def packed_mask(rows: Tensor, sequences: Sequences, *, additive: bool) -> Tensor
     return torch.zeros_like(seen, dtype=rows.dtype).masked_fill_(~seen, lowest)
 
 
-def fused_packing(rows: Tensor, head_width: int) -> bool:
-    """Whether packed sequences can go through torch's variable-length attention: half precision on a GPU."""
-    return _VARLEN_KNOWS_WINDOWS and rows.is_cuda and rows.dtype in _HALF and head_width % 8 == 0 and head_width <= 256
+def fused_type(rows: Tensor, head_width: int) -> torch.dtype | None:
+    """The type in which torch's variable-length attention can take packed sequences: half precision on a GPU, or None."""
+    if not (rows.is_cuda and _VARLEN_KNOWS_WINDOWS and head_width % 8 == 0 and head_width <= 256):
+        return None
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else rows.dtype
+    return dtype if dtype in _HALF else None
 
 
 def _mask(length: int, past: int, window: int | None, left_padding: Tensor | None, device: torch.device) -> Tensor | None:
@@ -126,7 +129,9 @@ def attend(
     mask = view.masks[sliding_window]
     if view.packed is None:
         return _attend_rows(query, key, value, mask, dropout, scaling), None
-    if view.fused:
+    if view.fused is not None:
+        # Autocast does not know this kernel, and rotary embedding has made float32 of queries and keys.
+        query, key, value = (tensor.to(view.fused) for tensor in (query, key, value))
         return _attend_varlen(query, key, value, view.packed, sliding_window, scaling), None
     return _attend_segments(query, key, value, view.packed, mask, dropout, scaling), None
 

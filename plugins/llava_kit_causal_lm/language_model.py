@@ -17,7 +17,7 @@ from llava_kit import LanguageModel, PluginError, Sequences, suggest
 from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint
 
 from . import CausalLmOptions
-from .attention import ARGUMENT, NAME, fused_packing, make_view, packed_mask
+from .attention import ARGUMENT, NAME, fused_type, make_view, packed_mask
 from .cache import BufferLayer, CausalLmCache
 
 PRESETS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ class CausalLm(LanguageModel):
                 (rows.shape[0], rows.shape[1]),
                 rows.device,
                 self._windows,
-                fused=fused_packing(rows, self._head_width) and not self._dropout,
+                fused=None if self._dropout else fused_type(rows, self._head_width),
                 sequences=sequences,
                 past=past,
                 left_padding=None if cache is None else cache.left_padding,

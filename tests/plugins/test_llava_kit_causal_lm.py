@@ -118,10 +118,8 @@ def test_segments_build_no_mask(tmp_path, monkeypatch):
 def test_forward_reads_no_value_from_the_device(tmp_path):
     """On the meta device nothing has a value, so whatever waits for one raises."""
     model = build(write_config(tmp_path, "mistral")).to("meta")
-    offsets = (0, 6, 10, 16)
-    sequences = Sequences(torch.zeros(4, dtype=torch.int32, device="meta"), offsets, 6, packed=True)
+    sequences = Sequences(torch.zeros(4, dtype=torch.int32, device="meta"), (0, 5, 8, 16), 8, packed=True)
     rows = torch.randn(2, 8, 32, device="meta")
-    sequences = Sequences(sequences.offsets, (0, 5, 8, 16), 8, packed=True)
     assert model(rows, torch.zeros(2, 8, dtype=torch.long, device="meta"), sequences=sequences).shape == (2, 8, 32)
     cache = model.new_cache(2, 8, torch.zeros(2, dtype=torch.long, device="meta"))
     assert model(rows, torch.zeros(2, 8, dtype=torch.long, device="meta"), cache=cache).shape == (2, 8, 32)
@@ -277,14 +275,12 @@ def test_damaged_files_are_named(tmp_path):
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"model_type": "cohere"}, "scales its logits"),
         ({"model_type": "mamba"}, "not all plain attention"),
-        ({"hidden_size": "many"}, "its config cannot be used|could not"),
+        ({"hidden_size": "many"}, "its config cannot be used"),
     ],
 )
 def test_configs_that_cannot_be_used(tmp_path, changes, message):
     with pytest.raises(LlavaKitError, match=message):
-        build(
-            write_config(tmp_path, **{"name": "llama", **changes} if "model_type" not in changes else changes | {"name": "x"})
-        )
+        build(write_config(tmp_path, "llama", **changes))
 
 
 def test_attention_that_the_architecture_cannot_use(tmp_path):
