@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
@@ -24,20 +25,25 @@ ONLY = "LLAVA_KIT_PLUGINS"
 BLOCKED = "LLAVA_KIT_NO_PLUGINS"
 """Environment: these plugins are not loaded (a comma list). `llava-kit -p no:NAME` sets it, so worker processes obey too."""
 
+MAX_REASON = 400
+"""Letters of a broken plugin's one-line reason; pluggy's longest message for one wrong argument has some 250."""
+
 HOOKS = tuple(f"register_{kind}s" for kind in KINDS)
 
 
 def default_registry() -> Registry:
-    """The registry of this process, limited by `LLAVA_KIT_PLUGINS` and `LLAVA_KIT_NO_PLUGINS`; loaded once.
+    """The registry of this process, limited by `LLAVA_KIT_PLUGINS` and `LLAVA_KIT_NO_PLUGINS`.
+
+    It is loaded once, and again only if one of the two, or where Python looks for packages, has changed.
 
     Raises:
         PluginError: one of the two names a plugin that is not installed.
     """
-    return _cached_registry(os.environ.get(ONLY), os.environ.get(BLOCKED, ""))
+    return _cached_registry(os.environ.get(ONLY), os.environ.get(BLOCKED, ""), tuple(sys.path))
 
 
 @lru_cache(maxsize=4)
-def _cached_registry(only: str | None, blocked: str) -> Registry:
+def _cached_registry(only: str | None, blocked: str, path: tuple[str, ...]) -> Registry:
     return load_plugins(None if only is None else _comma_list(only), set(_comma_list(blocked)))
 
 
@@ -81,9 +87,9 @@ def _load_one(candidate: Found, registry: Registry) -> None:
     try:
         _ask(candidate.load(), plugin, entries)
     except (Exception, SystemExit) as error:  # whatever a stranger's module raises concerns that plugin alone
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())[:MAX_REASON]
         if not isinstance(error, PluginError):
-            reason = f"{type(error).__name__}: {reason}"
+            reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         registry.broken.append(Broken(plugin, reason, _traceback(error), tuple(entries)))
         return
     registry.plugins.append(plugin)
@@ -135,6 +141,10 @@ def _register_function(kind: str, plugin: Plugin, entries: dict[tuple[str, str],
     return register
 
 
+REACHING = ("pluggy", "importlib", "_frozen_importlib", "_frozen_importlib_external")
+"""Whose frames lie between ours and a plugin's."""
+
+
 def _first_line(documented: Any) -> str:
     """The first line of a docstring, its own one: a class must not be introduced by the sentence of its base."""
     text = documented.__dict__.get("__doc__") if isinstance(documented, type) else getattr(documented, "__doc__", None)
@@ -142,9 +152,9 @@ def _first_line(documented: Any) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """The trace without the frames of this file, which tell a plugin's author nothing."""
+    """The trace from the plugin's first frame on: how it was reached tells its author nothing."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("llava_kit", *REACHING):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace))
 
