@@ -101,10 +101,8 @@ class _Codec:
                 f"tokenizer {type(tokenizer).__name__}: found one without character offsets; expected a fast tokenizer "
                 "(PreTrainedTokenizerFast), because the labels are made from offsets; convert it, or load it with AutoTokenizer"
             )
-        body, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
-        starts = range(len(whole) - len(body) + 1)
-        self.prefix: list[int] = whole[: next(start for start in starts if whole[start : start + len(body)] == body)]
         self.description: dict[str, Any] = json.loads(backend.to_str())
+        self.prefix = _prefix(backend, self.description)
         # The post-processor of byte-level tokenizers moves the offsets of pieces that begin with a space.
         self.description.update(truncation=None, padding=None, post_processor=None)
         self.plain = Tokenizer.from_str(json.dumps(self.description))
@@ -167,6 +165,15 @@ class _Codec:
         for token, real in tokens:
             real_ids[tokenizer.token_to_id(token.content)] = real
         return _Guarded(tokenizer, stand_ins, real_ids)
+
+
+def _prefix(backend: Tokenizer, description: dict[str, Any]) -> list[int]:
+    """What the tokenizer itself puts before a text: the beginning-of-sequence token, or nothing."""
+    if backend.truncation is not None or backend.padding is not None:
+        backend = Tokenizer.from_str(json.dumps({**description, "truncation": None, "padding": None}))
+    body, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+    starts = range(len(whole) - len(body) + 1)
+    return whole[: next(start for start in starts if whole[start : start + len(body)] == body)]
 
 
 class _Guarded(NamedTuple):
