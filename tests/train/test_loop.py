@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
-from toy import Batch, Plan, ToyData, ToyModel, curve, held_out, make_stage, make_trainer, run
+from toy import Batch, Plan, Step, ToyData, ToyModel, curve, held_out, make_stage, make_trainer, run
 
 from llava_kit.errors import DataError, TrainingError
-from llava_kit.train.loop import PHASES, Look
+from llava_kit.train.counters import PHASES
+from llava_kit.train.loop import Look
 
 
 def cut(batch: Batch, parts: int) -> list[Batch]:
@@ -174,8 +175,8 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_data_that_end_too_early_are_told(tmp_path):
     class Short(ToyData):
-        def __iter__(self):
-            yield self.batches(0)
+        def __call__(self, start):
+            yield self.step(start)
 
     with pytest.raises(DataError, match="the data ended after 1 of 12 steps"):
         run(make_trainer(tmp_path, data=Short()))
@@ -185,3 +186,42 @@ def test_a_stage_of_many_micro_batches_reports_every_sample(tmp_path):
     trainer = make_trainer(tmp_path, make_stage(steps=2), data=ToyData(rows=3, accumulate=4))
     run(trainer)
     assert trainer.counters.samples == 2 * 4 * 3
+
+
+def test_a_step_whose_samples_are_all_bad_is_passed_over_and_told(tmp_path):
+    class Holes(ToyData):
+        def step(self, number):
+            return Step([], bad=("a", "b", "c", "d")) if number in (2, 3) else super().step(number)
+
+    class Kept:
+        def __init__(self):
+            self.added = []
+
+        def add(self, step, bad, num_seen):
+            self.added.append((step, len(bad), num_seen))
+
+    kept = Kept()
+    trainer = make_trainer(tmp_path, make_stage(steps=6), data=Holes(), quarantine=kept)
+    records = run(trainer)
+    assert [record["step"] for record in records] == [1, 2, 5, 6]
+    assert kept.added == [(0, 0, 4), (1, 0, 4), (2, 4, 4), (3, 4, 4), (4, 0, 4), (5, 0, 4)]
+    assert (trainer.counters.samples, trainer.counters.seen) == (16, 24)
+
+
+def test_the_data_are_closed_whatever_ends_the_loop(tmp_path):
+    closed = []
+
+    class Watched(ToyData):
+        def __call__(self, start):
+            try:
+                yield from super().__call__(start)
+            finally:
+                closed.append(True)
+
+    run(make_trainer(tmp_path / "calm", make_stage(steps=2), data=Watched()))
+    assert closed == [True]
+    stormy = make_trainer(tmp_path / "stormy", make_stage(steps=2), data=Watched())
+    stormy.model.connector.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(TrainingError):
+        run(stormy)
+    assert closed == [True, True]

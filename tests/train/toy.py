@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import sys
+import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
+from llava_kit.errors import LlavaKitError
 from llava_kit.recipe.schema import Stage
 from llava_kit.train.checkpoint import Checkpoints
 from llava_kit.train.loop import Look, Trainer
@@ -131,26 +136,39 @@ def draw(seed: int, rows: int, length: int = 5, targets: int | None = None) -> B
     )
 
 
+@dataclass(frozen=True)
+class Step:
+    batches: list[Batch]
+    bad: tuple = ()
+    epoch: int = 0
+    dropped_turns: int = 0
+
+    @property
+    def num_seen(self) -> int:
+        return len(self.bad) + sum(len(batch.sample_ids) for batch in self.batches)
+
+
+class Stopped(Exception):
+    """What ends a run that is to be taken up again."""
+
+
 class ToyData:
-    """Steps of `accumulate` micro-batches; step n is a function of n."""
+    """Steps of `accumulate` micro-batches; step n is a function of n. With `end`, `Stopped` is raised after so many."""
 
-    def __init__(self, rows: int = 4, accumulate: int = 1):
-        self.rows, self.accumulate, self.step = rows, accumulate, 0
+    def __init__(self, rows: int = 4, accumulate: int = 1, end: int | None = None):
+        self.rows, self.accumulate, self.end = rows, accumulate, end
 
-    def __iter__(self):
-        while True:
-            step = self.step
-            self.step += 1
-            yield self.batches(step)
+    def __call__(self, start: int):
+        for number in itertools.count(start):
+            if number == self.end:
+                raise Stopped
+            yield self.step(number)
+
+    def step(self, number: int) -> Step:
+        return Step(self.batches(number))
 
     def batches(self, step: int) -> list[Batch]:
         return [draw(step * self.accumulate + part, self.rows) for part in range(self.accumulate)]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"step": self.step}
-
-    def load_state_dict(self, state) -> None:
-        self.step = state["step"]
 
 
 def make_stage(**changes: Any) -> Stage:
@@ -220,3 +238,33 @@ def held_out(model: ToyModel):
         return Look(loss / sum(b.num_targets for b in batches), [{"question": "?", "answer": "!"}])
 
     return validate
+
+
+def main(folder: Path, *, pause: float = 0.0, **changes: Any) -> int:
+    """A whole run in this process, as the command line would do it: its exit code. `pause` seconds a step make it killable."""
+
+    class Slow(ToyData):
+        def step(self, number: int) -> Step:
+            time.sleep(pause)
+            return super().step(number)
+
+    try:
+        run(make_trainer(folder, make_stage(**changes), data=Slow()))
+    except LlavaKitError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def start(folder: Path, **keys: Any) -> Any:
+    """`main` in a child that has torch loaded already; its words go to `<folder>/told`."""
+
+    def child() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "told", "a", encoding="utf-8") as sys.stderr:
+            code = main(folder, **keys)
+        sys.exit(code)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
