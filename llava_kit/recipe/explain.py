@@ -133,7 +133,10 @@ def _message(fault: _Fault, node: Node | None) -> str:
         quotes = "; write text in quotes" if expected == "text" and not isinstance(value, dict | list | type(None)) else ""
         return f"expected {expected}, found {found}{quotes}"
     if kind in BOUNDS:
-        return f"must be {BOUNDS[kind].format(**error.get('ctx', {}))}, found {found}"
+        bounds = {
+            name: f"{bound:g}" if isinstance(bound, int | float) else bound for name, bound in error.get("ctx", {}).items()
+        }
+        return f"must be {BOUNDS[kind].format(**bounds)}, found {found}"
     if kind in ("value_error", "assertion_error"):
         return f"{error['msg'].partition(', ')[2] or error['msg']} (found {found})"
     return f"{error['msg'][:1].lower()}{error['msg'][1:].replace('Input should', 'should')}, found {found}"
