@@ -1,0 +1,236 @@
+"""`llava-kit inspect tokens`: what a sample becomes, token by token, and which tokens the model learns to say.
+
+With a recipe: as a stage of it sees the samples, on the terminal. Without: a template, a tokenizer and a file of conversations
+are enough, no picture is opened, and a picture counts as one position.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..core.conversation import ImageSlot, Sample, Segment
+    from ..core.source import DataSource
+    from ..core.template import ConversationTemplate
+
+# What labels say where nothing is learnt, as LLaVA and transformers have it.
+IGNORED = -100
+# Samples shown when nobody said which.
+SHOWN = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a file or a name; or none, with the next three options")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe")
+    parser.add_argument("--template", metavar="NAME", help="a conversation template, as in a recipe")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="a folder with a tokenizer")
+    parser.add_argument("--data", metavar="FILE", help="conversations: LLaVA's JSON, JSON lines, or OpenAI-style messages")
+    parser.add_argument("--stage", metavar="NAME", help="of the recipe; default: the first")
+    parser.add_argument("--index", type=int, nargs="+", metavar="N", help="these samples, counted from 0")
+    parser.add_argument("--max-length", type=int, metavar="N", help="without a recipe: a picture counts as one position")
+    parser.add_argument(
+        "--too-long", choices=("drop_turns", "drop_sample", "error"), default="drop_turns", help="as in a recipe"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: a list with one entry for each sample")
+
+
+class _Look(NamedTuple):
+    """One sample, looked at. `places`: what to write for each picture."""
+
+    id: str
+    prompt: str
+    token_ids: list[int]
+    trainable: list[bool]
+    places: list[str]
+    status: str
+    message: str
+    note: str
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import json
+
+    from ..errors import LlavaKitError
+
+    alone = {name: getattr(arguments, name) for name in ("template", "tokenizer", "data")}
+    if arguments.recipe is not None:
+        if given := [name for name, value in alone.items() if value is not None]:
+            raise LlavaKitError(f"found a recipe and --{given[0]}; expected one or the other")
+        template, tokenizer, looks = _with_recipe(arguments)
+    elif all(value is not None for value in alone.values()):
+        template, tokenizer, looks = _without_recipe(arguments)
+    else:
+        missing = " ".join(f"--{name}" for name, value in alone.items() if value is None)
+        raise LlavaKitError(f"expected a RECIPE, or --template, --tokenizer and --data; missing: {missing}")
+    if arguments.json:
+        print(json.dumps([_as_json(look, template) for look in looks], ensure_ascii=False))
+        return 0
+    _show(looks, tokenizer)
+    return 0
+
+
+def _with_recipe(arguments: argparse.Namespace) -> tuple[ConversationTemplate, Any, Iterator[_Look]]:
+    from ..splice.layout import count_rows
+    from .stage_data import open_stage
+
+    opened = open_stage(arguments.recipe, arguments.overrides, arguments.stage)
+    maker = opened.maker
+
+    def lengths(sample: Sample) -> tuple[list[int], list[str]]:
+        from ..image.reader import picture_size
+
+        grids = [maker.tiler.plan(picture_size(image)) for image in sample.images]
+        rows = [count_rows(grid, maker.side) for grid in grids]
+        notes = [
+            f"[picture {number + 1}: {count} rows of {grid.num_tiles} tile{'s' if grid.num_tiles > 1 else ''}]"
+            for number, (count, grid) in enumerate(zip(rows, grids))
+        ]
+        return rows, notes
+
+    indices = range(min(SHOWN, len(opened.source))) if arguments.index is None else arguments.index
+    looks = _looks(opened.source, indices, maker.template, maker.tokenizer, lengths, maker.max_length, maker.too_long)
+    return maker.template, maker.tokenizer, looks
+
+
+def _without_recipe(arguments: argparse.Namespace) -> tuple[ConversationTemplate, Any, Iterator[_Look]]:
+    from ..assemble.parts import build
+
+    template = build("template", arguments.template)
+    source = build("source", "llava_json", path=arguments.data)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+
+    def lengths(sample: Sample) -> tuple[list[int], list[str]]:
+        return [1] * len(sample.images), [f"[picture {number + 1}]" for number in range(len(sample.images))]
+
+    shown = len(source) if arguments.json else min(SHOWN, len(source))
+    indices = range(shown) if arguments.index is None else arguments.index
+    looks = _looks(source, indices, template, tokenizer, lengths, arguments.max_length, arguments.too_long)
+    return template, tokenizer, looks
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The fast tokenizer in a folder; nothing is downloaded and nothing in the folder is run."""
+    import os
+
+    from transformers import AutoTokenizer
+
+    from ..errors import LlavaKitError
+
+    if not os.path.isdir(folder):
+        raise LlavaKitError(f"tokenizer {folder!r}: there is no such folder; expected one with tokenizer.json")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise LlavaKitError(f"tokenizer {folder!r}: cannot be read: {reason}; expected tokenizer.json there") from error
+
+
+def _looks(
+    source: DataSource,
+    indices: Sequence[int],
+    template: ConversationTemplate,
+    tokenizer: Any,
+    lengths: Any,
+    max_length: int | None,
+    too_long: str,
+) -> Iterator[_Look]:
+    from ..data.example import fit_turns
+    from ..errors import DataError, SampleError
+
+    for index in indices:
+        if not 0 <= index < len(source):
+            raise DataError(f"--index {index}: the source has samples 0 to {len(source) - 1}")
+        name, prompt = f"number {index}", ""
+        try:
+            sample = source[index]
+            name = sample.id
+            prompt = _text(template.render(sample.conversation))
+            rows, notes = lengths(sample)
+            fitted = fit_turns(sample, template, tokenizer, picture_lengths=rows, max_length=max_length, too_long=too_long)
+        except SampleError as error:
+            yield _Look(error.sample_id or name, prompt, [], [], [], error.reason, error.message, "")
+            continue
+        trainable = fitted.encoded.trainable.tolist()
+        trainable[0] = False  # nothing comes before it
+        note = f"{fitted.length} positions, {sum(trainable)} learnt"
+        if fitted.dropped_turns:
+            note += f", {fitted.dropped_turns} turns left out (longer than {max_length})"
+            prompt = _text(template.render(fitted.conversation))
+        places = [notes[slot] for slot in fitted.encoded.slots]
+        yield _Look(name, prompt, fitted.encoded.token_ids.tolist(), trainable, places, "ok", "", note)
+
+
+def _text(pieces: Sequence[Segment | ImageSlot]) -> str:
+    from ..core.conversation import Segment
+
+    return "".join(piece.text if isinstance(piece, Segment) else "<image>" for piece in pieces)
+
+
+def _as_json(look: _Look, template: ConversationTemplate) -> dict[str, Any]:
+    return {
+        "id": look.id,
+        "prompt": look.prompt,
+        "input_ids": look.token_ids,
+        "labels": [token if learnt else IGNORED for token, learnt in zip(look.token_ids, look.trainable)],
+        "stop": list(template.stop),
+        "status": look.status,
+    }
+
+
+def _show(looks: Iterator[_Look], tokenizer: Any) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    marked = not console.is_terminal
+    console.print(
+        Text.assemble(("learnt", "bold green"), "  ", ("only read", "bright_black"), "  ", ("pictures", "cyan"))
+        if console.is_terminal
+        else "learnt tokens stand in ⟦ ⟧; | parts tokens, · is a space, ⏎ a line break"
+    )
+    for look in looks:
+        console.print()
+        _show_one(console, look, tokenizer, marked)
+
+
+def _show_one(console: Console, look: _Look, tokenizer: Any, marked: bool) -> None:
+    from rich.text import Text
+
+    console.print(Text.assemble((look.id, "bold"), "  ", look.note or f"{look.status}: {look.message}"), soft_wrap=True)
+    line = Text()
+    places = iter(look.places)
+    before = False
+    pieces = tokenizer.convert_ids_to_tokens([max(0, token) for token in look.token_ids])
+    for number, (token, learnt, piece) in enumerate(zip(look.token_ids, look.trainable, pieces)):
+        if marked and learnt != before:
+            line.append("⟦" if learnt else "⟧")
+        elif marked and number:
+            line.append("|")
+        if token < 0:
+            line.append(next(places), style="cyan")
+        else:
+            _append(line, _readable(piece), learnt, number)
+        before = learnt
+    if marked and before:
+        line.append("⟧")
+    console.print(line, soft_wrap=marked)
+
+
+def _append(line: Text, piece: str, learnt: bool, number: int) -> None:
+    # Neighbours differ a little, so that one sees where a token ends.
+    shades = ("bold green", "green") if learnt else ("bright_black", "white dim")
+    line.append(piece, style=shades[number % 2])
+    if piece.endswith("⏎"):
+        line.append("\n")
+
+
+def _readable(piece: str) -> str:
+    """A piece of the vocabulary with its spaces and line breaks as one can see them."""
+    for written, shown in (("▁", "·"), ("Ġ", "·"), ("Ċ", "⏎"), ("<0x0A>", "⏎"), ("\n", "⏎"), (" ", "·")):
+        piece = piece.replace(written, shown)
+    return piece
