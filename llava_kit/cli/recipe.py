@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import recipe_plan
+
 if TYPE_CHECKING:
     from ..recipe.tree import Node
-
-PLANNER = "llava_kit.cli.recipe_plan"
-"""The file of `recipe plan`; it has the two functions of a verb."""
 
 CHANGES = "changes, such as stages.align.train.connector.lr=5e-4"
 
@@ -33,14 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     copied.add_argument("recipe", metavar="RECIPE", help="a file or a name")
     copied.add_argument("destination", metavar="DEST", help="a file or a folder")
     copied.add_argument("--force", action="store_true", help="write over a file that is there")
-    if importlib.util.find_spec(PLANNER):
-        planned = actions.add_parser("plan", help="what a recipe costs: parameters, steps, memory, hours")
-        importlib.import_module(PLANNER).add_arguments(planned)
+    recipe_plan.add_arguments(actions.add_parser("plan", help="what a recipe costs: parameters, steps, memory, hours"))
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "plan":
-        return importlib.import_module(PLANNER).run(arguments)
+        return recipe_plan.run(arguments)
     actions = {"list": _list, "show": _show, "check": _check, "copy": _copy, "schema": _schema}
     return actions[arguments.action](arguments)
 
