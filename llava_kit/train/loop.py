@@ -112,7 +112,7 @@ class Trainer:
                     self._log(metrics)
                 improved = self._look(metrics, last)
                 if last or improved or stop.number or counters.stopped_early or self._checkpoint_due():
-                    self._save()
+                    self._save(metrics)
                 if stop.number:
                     raise Interrupted(
                         stop.number,
@@ -121,10 +121,18 @@ class Trainer:
                     )
                 if counters.stopped_early:
                     break
-        if counters.stopped_early and self.settings.checkpoint.best and counters.best_step not in (None, counters.step):
-            best = self.checkpoints.load(self.checkpoints.folder / f"step_{counters.best_step}")
+        if self.model_step != counters.step:
+            best = self.checkpoints.load(self.checkpoints.folder / f"step_{self.model_step}")
             restore_parameters(self._tensors(), best)
         return counters
+
+    @property
+    def model_step(self) -> int:
+        """The step whose weights the model has after `run`: the last one, or the best one when validation ended the stage."""
+        counters = self.counters
+        if counters.stopped_early and self.settings.checkpoint.best and counters.best_step is not None:
+            return counters.best_step
+        return counters.step
 
     def _steps(self) -> Generator[StepData]:
         """The steps that are left; the time spent waiting for them counts as `data`."""
@@ -223,13 +231,14 @@ class Trainer:
     def _checkpoint_due(self) -> bool:
         return self.counters.step % self.settings.checkpoint.every == 0
 
-    def _save(self) -> None:
+    def _save(self, metrics: Metrics) -> None:
         counters = self.counters
         if counters.step == self._saved_step:
             return
         with self.counters.phase("checkpoint"):
             self.watch.settle()
             self._read_losses()
+            metrics.sync()  # the log must not end before a checkpoint does, whatever happens to the machine
             state = {"stage": self.stage, "num_steps": self.num_steps, "counters": asdict(counters)}
             self.checkpoints.save(counters.step, self._tensors(), self.optimizers.state(), state, counters.best_step)
         self._saved_step = counters.step

@@ -50,6 +50,14 @@ class Metrics:
             raise self._failed(error) from error
         self.display.show(kind, step, values)
 
+    def sync(self) -> None:
+        """Wait until all records are on the disk."""
+        try:
+            os.fsync(self._file.fileno())
+            self._events.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
     def close(self) -> None:
         self.display.close()
         try:
