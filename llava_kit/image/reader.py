@@ -65,11 +65,16 @@ class ReadLimits:
     `max_bytes` is of the file: an 89 megapixel photograph takes some 40 MB as a JPEG. `max_pixels` is just under the 89.5
     million at which Pillow begins to suspect a decompression bomb (267 MB as RGB). `max_side` is the longest side that a JPEG
     can have. `formats` are those read here; Pillow knows forty more, each a parser that a stranger's file could choose.
+
+    A picture of more than `bomb_pixels` may hold `max_pixels_per_byte` at most: flat JPEGs reach 60, decompression bombs in
+    PNG 300 to 1000. Black-and-white pictures are exempt, since scanned pages reach 1000 honestly.
     """
 
     max_bytes: int = 128 * 2**20
     max_pixels: int = 89_000_000
     max_side: int = 65_535
+    bomb_pixels: int = 2**24
+    max_pixels_per_byte: int = 100
     formats: tuple[str, ...] = tuple(_DECODERS)
 
 
@@ -121,6 +126,8 @@ def _opened(ref: ImageFile | ImageBytes, limits: ReadLimits) -> Iterator[tuple[I
             stream.seek(0)
             image = decoder(stream)
             _check_size(name, image.size, limits)
+            if image.mode != "1":
+                _check_density(name, image.size, stream, limits)
             yield image, _turn(image)
         except SampleError:
             raise
@@ -153,7 +160,7 @@ def _resolve(ref: ImageFile) -> str:
     if _URL.match(ref.path):
         raise _error("url_not_allowed", ref.path, "is a URL; expected a file on this machine, nothing is fetched")
     if "\0" in ref.path or any("\ud800" <= letter <= "\udfff" for letter in ref.path):
-        raise _error("missing_image", ascii(ref.path), "no file can have such a name")
+        raise _error("missing_image", ascii(ref.path)[1:-1], "no file can have such a name")
     if ref.root is None:
         return ref.path
     root = os.path.realpath(ref.root)
@@ -219,6 +226,16 @@ def _check_size(name: str, size: tuple[int, int], limits: ReadLimits) -> None:
         raise _error("too_many_pixels", name, f"has {width} x {height} pixels; allowed are {limits.max_pixels:,} in all")
     if max(width, height) > limits.max_side:
         raise _error("too_many_pixels", name, f"has {width} x {height} pixels; the longest side allowed is {limits.max_side:,}")
+
+
+def _check_density(name: str, size: tuple[int, int], stream: IO[bytes], limits: ReadLimits) -> None:
+    pixels, place = size[0] * size[1], stream.tell()
+    count = stream.seek(0, os.SEEK_END)
+    stream.seek(place)  # decoders go on from where they stopped
+    if pixels > limits.bomb_pixels and pixels > count * limits.max_pixels_per_byte:
+        declared = f"declares {size[0]} x {size[1]} pixels in {count:,} bytes, as a decompression bomb does"
+        allowed = f"above {limits.bomb_pixels:,} pixels, {limits.max_pixels_per_byte} a byte are allowed"
+        raise _error("too_many_pixels", name, f"{declared}; {allowed}")
 
 
 def _error(reason: str, name: str, message: str) -> SampleError:
