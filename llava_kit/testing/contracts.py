@@ -50,9 +50,7 @@ def check_encoder(encoder: Encoder) -> None:
         )
         _require(features.is_floating_point(), f"forward: features must be float numbers, found {features.dtype}")
         _require(bool(features.isfinite().all()), "forward: features must be finite, found nan or infinity")
-        _require(
-            tuple(encoder(tiles[:0]).shape) == (0, *expected[1:]), "forward: an empty batch must give features [0, P, width]"
-        )
+        _check_empty(encoder, tiles[:0], expected[1:])
         _require(
             torch.equal(features, encoder(tiles)), "forward: the same tiles gave other features; eval() must be deterministic"
         )
@@ -81,9 +79,7 @@ def check_connector(connector: Connector, *, vision_width: int, text_width: int,
             f"forward: found rows of shape {tuple(rows.shape)}, expected [N, output_grid(grid).area, D] = {expected}",
         )
         _require(rows.dtype == dtype, f"forward: found rows of {rows.dtype} for features of {dtype}")
-        _require(
-            tuple(connector(features[:0]).shape) == (0, *expected[1:]), "forward: an empty batch must give rows [0, P', D]"
-        )
+        _check_empty(connector, features[:0], expected[1:])
         _require(torch.equal(rows, connector(features)), "forward: the same features gave other rows in eval()")
         _close(connector(features[1:2]), rows[1:2], "forward: a tile's rows must not depend on the other tiles of the batch")
         if connector.rowwise:
@@ -247,6 +243,15 @@ def _check_head(model: LanguageModel) -> None:
     _require(bias is None or tuple(bias.shape) == (vocab,), f"head_bias: expected shape [{vocab}]")
     logits = model.logits(torch.ones(2, 3, model.width).to(model.head))
     _require(tuple(logits.shape) == (2, 3, vocab), f"logits: found shape {tuple(logits.shape)}, expected [2, 3, {vocab}]")
+
+
+def _check_empty(module: nn.Module, inputs: Tensor, expected: tuple[int, ...]) -> None:
+    sentence = f"forward: an empty batch must give [0, {expected[0]}, {expected[1]}]"
+    try:
+        found = tuple(module(inputs).shape)
+    except Exception as error:
+        raise AssertionError(f"{sentence}, but raises {type(error).__name__}: {error}") from error
+    _require(found == (0, *expected), f"{sentence}, found {found}")
 
 
 def _check_gradients(module: nn.Module, make_loss, what: str) -> None:

@@ -180,8 +180,11 @@ def _attend_varlen(
     query: Tensor, key: Tensor, value: Tensor, packed: Sequences, window: int | None, scaling: float | None
 ) -> Tensor:
     """Packed sequences in one kernel (flash attention over offsets)."""
+    flat_query, flat_key, flat_value = (_flat(tensor).contiguous() for tensor in (query, key, value))
     output = varlen_attn(
-        *(_flat(tensor).contiguous() for tensor in (query, key, value)),
+        flat_query,
+        flat_key,
+        flat_value,
         packed.offsets,
         packed.offsets,
         packed.longest,

@@ -38,7 +38,7 @@ class CausalLm(LanguageModel):
         checkpoint = open_checkpoint(options.checkpoint, PRESETS, weights=weights)
         self._folder = checkpoint.folder
         config = _read_config(checkpoint)
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         # Others (MPT, Bloom) take positions from where a row stands, so a sequence in the middle of a row is another one.
         self.can_pack = bool(model_class._supports_attention_backend)
         self.attention = _choose_attention(options, model_class, config, self.can_pack)
@@ -145,7 +145,7 @@ def _read_config(checkpoint: Checkpoint) -> Any:
         config = CONFIG_MAPPING[model_type].from_dict(checkpoint.config)
     except Exception as error:
         raise PluginError(f"{checkpoint.name}: its config cannot be used: {str(error).splitlines()[0]}") from error
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     scaled = [name for name in _LOGIT_SCALES if getattr(config, name, None) not in (None, 1, 1.0)]
     others = {*(getattr(config, "layer_types", None) or ())} - _ATTENTION_LAYERS
     reason = None

@@ -18,7 +18,7 @@ _EXPANSION = 4
 
 
 class Attention(nn.Module):
-    """Queries [N, Q, W] look at keys [N, K, W]; norms come before, the residual after."""
+    """Queries [N, Q, W] look at each other, at patches [N, P, W], or at both; norms come before, the residual after."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -30,11 +30,12 @@ class Attention(nn.Module):
         self.key_value = make_linear(width, 2 * width)
         self.output = make_linear(width, width)
 
-    def forward(self, queries: Tensor, keys: Tensor | None = None) -> Tensor:
-        """`keys` are normed by the caller, who looks at the same ones in every layer; None: the queries themselves."""
+    def forward(self, queries: Tensor, patches: Tensor | None = None, *, each_other: bool = True) -> Tensor:
+        """`patches` come normed: every layer looks at the same ones."""
         normed = self.query_norm(queries)
         query = self.query(normed)
-        key, value = self.key_value(normed if keys is None else keys).chunk(2, dim=-1)
+        looked_at = ([] if patches is None else [patches]) + ([normed] if each_other else [])
+        key, value = self.key_value(torch.cat(looked_at, dim=1)).chunk(2, dim=-1)
         query, key, value = (tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2) for tensor in (query, key, value))
         seen = F.scaled_dot_product_attention(query, key, value)
         return queries + self.output(seen.transpose(1, 2).flatten(2))
@@ -64,8 +65,7 @@ class PerceiverLayers(nn.Module):
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
         """queries [N, Q, W], patches [N, P, W] -> [N, Q, W]."""
         for attention, feed_forward in zip(self.attentions, self.forwards, strict=True):
-            keys = torch.cat([patches, attention.query_norm(queries)], dim=1)
-            queries = feed_forward(attention(queries, keys))
+            queries = feed_forward(attention(queries, patches))
         return queries
 
 
@@ -84,7 +84,7 @@ class QFormerLayers(nn.Module):
         for index, (attention, feed_forward) in enumerate(zip(self.selves, self.forwards, strict=True)):
             queries = attention(queries)
             if index % self.cross_every == 0:
-                queries = self.crosses[index // self.cross_every](queries, patches)
+                queries = self.crosses[index // self.cross_every](queries, patches, each_other=False)
             queries = feed_forward(queries)
         return queries
 

@@ -69,6 +69,8 @@ class Mlp(Connector):
         if len(self.linears) != 2:
             return None
         first, second = self.linears
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
         return MlpWeights(first.weight, first.bias, second.weight, second.bias, self.activation)
 
 
