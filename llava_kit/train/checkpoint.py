@@ -30,6 +30,8 @@ FORMAT = 1
 PARAMETERS = "parameters.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+# A difference longer than this (a whole block, a source's fingerprint) is cut: its path already says where it is.
+TOLD_LETTERS = 120
 _STEP = re.compile(r"step_(\d+)")
 
 
@@ -224,7 +226,7 @@ def restore_parameters(parameters: Mapping[str, Tensor], snapshot: Snapshot) -> 
 
 def _told(value: Any) -> str:
     text = "nothing" if value is None else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= TOLD_LETTERS else text[: TOLD_LETTERS - 3] + "..."
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ A sharded engine would come third (it wraps what the other two left), then the r
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def make_world(parallel: Parallel) -> World:
     return World()
 
 
-def prepare(model: Any, parallel: Parallel, components: Sequence[str]) -> list[nn.Module]:
+def prepare(model: Any, parallel: Parallel, components: Collection[str]) -> list[nn.Module]:
     """Apply recompute and compile to the blocks; returns the blocks that were changed, for `restore`.
 
     Names of parameters stay as they are: `forward` is replaced on the block itself instead of wrapping it in another module.

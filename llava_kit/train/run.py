@@ -162,8 +162,8 @@ class _Run:
             trainer.run(metrics)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"stage {name!r}, step {trainer.counters.step + 1}: the device is out of memory ({str(error).splitlines()[0]}); "
-                "lower micro_batch_size, set parallel.recompute, or use precision: bfloat16"
+                f"stage {name!r}, step {trainer.counters.step + 1}: the device is out of memory "
+                f"({str(error).splitlines()[0]}); lower micro_batch_size, set parallel.recompute, or use precision: bfloat16"
             ) from error
         finally:
             metrics.close()
@@ -283,30 +283,6 @@ class _Run:
 
     def _say(self, text: str) -> None:
         _say(self.console, text)
-
-
-def _say(self, text: str) -> None:
-    _say(self.console, text)
-
-
-def environment(device: torch.device, plugins: list[dict[str, str]]) -> dict[str, Any]:
-    """Versions, plugins and machine, for the report and for whoever wants to have the run again."""
-    versions = {}
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "python": platform.python_version(),
-        "versions": versions,
-        "plugins": plugins,
-        "system": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _without_identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "identity"}
 
 
 def _say(console: Console, text: str) -> None:
