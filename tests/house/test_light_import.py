@@ -13,7 +13,8 @@ COMMANDS = {
     "--version": (["-m", "llava_kit", "--version"], MODEL_LESS),
     "--help": (["-m", "llava_kit", "--help"], MODEL_LESS),
     "train --help": (["-m", "llava_kit", "train", "--help"], HEAVY),
-    "plugins list": (["-m", "llava_kit", "plugins", "list"], HEAVY | {"rich", "yaml"}),
+    # The last one is imported when pydantic builds a schema: a plugin that makes an options object while it is imported.
+    "plugins list": (["-m", "llava_kit", "plugins", "list"], HEAVY | {"rich", "yaml", "importlib.metadata"}),
     "plugins show": (["-m", "llava_kit", "plugins", "show", "shapes"], HEAVY),
     "plugins doctor": (["-m", "llava_kit", "plugins", "doctor"], HEAVY),
     "recipe list": (["-m", "llava_kit", "recipe", "list"], HEAVY),
