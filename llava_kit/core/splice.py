@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .codes import NEWLINE, PAD, TEXT
 from .connector import Connector
 
-TEXT, NEWLINE, PAD = -1, -2, -3
-"""Codes in `SplicePlan.source`; numbers >= 0 are visual rows."""
+__all__ = ["NEWLINE", "PAD", "TEXT", "Sequences", "SplicePlan", "Splicer"]
 
 
 def _map_tensors(record: Any, change) -> Any:

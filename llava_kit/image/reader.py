@@ -66,15 +66,15 @@ class ReadLimits:
     million at which Pillow begins to suspect a decompression bomb (267 MB as RGB). `max_side` is the longest side that a JPEG
     can have. `formats` are those read here; Pillow knows forty more, each a parser that a stranger's file could choose.
 
-    A picture of more than `bomb_pixels` may hold `max_pixels_per_byte` at most: flat JPEGs reach 60, decompression bombs in
-    PNG 300 to 1000. Black-and-white pictures are exempt, since scanned pages reach 1000 honestly.
+    A picture of more than `bomb_pixels` may hold `max_pixels_per_byte` at most: flat JPEGs reach 170, decompression bombs in
+    PNG 340 to 1000. Black-and-white pictures are exempt, since scanned pages reach 1000 honestly.
     """
 
     max_bytes: int = 128 * 2**20
     max_pixels: int = 89_000_000
     max_side: int = 65_535
     bomb_pixels: int = 2**24
-    max_pixels_per_byte: int = 100
+    max_pixels_per_byte: int = 200
     formats: tuple[str, ...] = tuple(_DECODERS)
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.splice import NEWLINE
+from ..core.codes import NEWLINE
 from ..core.tiles import Grid, TileGrid
 
 

@@ -218,3 +218,13 @@ def test_help_imports_nothing_heavy():
     assert run.returncode == 0, run.stderr
     assert "tokens" in run.stdout
     assert "batch" in run.stdout
+
+
+def test_a_size_is_answered_without_torch():
+    script = (
+        "import sys\nfrom llava_kit.cli.main import main\n"
+        f"assert main(['inspect', 'image', '--size', '640x480', '--tiling', '{NEXT}']) == 0\n"
+        "raise SystemExit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
