@@ -185,7 +185,7 @@ def _check_gaps(path: str, begins: NDArray[np.int64], stops: NDArray[np.int64]) 
         for number in looked_at.tolist():
             start = int(starts[number])
             file.seek(start)
-            gap = file.read(min(int(lengths[number]), BLOCK_BYTES)).removeprefix(_BOM if number == 0 else b"")
+            gap = file.read(int(lengths[number])).removeprefix(_BOM if number == 0 else b"")
             expected = b"[]" if last == 0 else b"[" if number == 0 else b"]" if number == last else b","
             if b"".join(gap.split()) != expected:
                 where = "before the first row" if number == 0 else f"after row {number - 1}"

@@ -28,7 +28,9 @@ def all_same(ones, others) -> bool:
     return len(ones) == len(others) and all(
         same(batch, twin)
         for one, other in zip(ones, others)
-        for batch, twin in zip((*one.batches, one.step, one.epoch, one.bad), (*other.batches, other.step, other.epoch, other.bad))
+        for batch, twin in zip(
+            (*one.batches, one.step, one.epoch, one.bad), (*other.batches, other.step, other.epoch, other.bad)
+        )
     )
 
 

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import subprocess
+import sys
+from io import BytesIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llava_kit_llava_data.index import fingerprint, index_rows
+from PIL import Image
+
+from llava_kit.assemble.parts import build
+from llava_kit.core.conversation import ImageBytes, ImageFile, ImageSlot
+from llava_kit.errors import DataError, SampleError
+from llava_kit.image.reader import picture_size
+
+ROWS = [
+    {
+        "id": "a",
+        "image": "x/1.jpg",
+        "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}],
+    },
+    {"id": 7, "conversations": [{"from": "human", "value": "Is <image> a tag?"}, {"from": "gpt", "value": "Yes: <image>."}]},
+    {
+        "id": "c",
+        "image": ["1.jpg", "2.jpg"],
+        "conversations": [
+            {"from": "human", "value": "Here <image> and <image>: same?"},
+            {"from": "gpt", "value": "No."},
+            {"from": "human", "value": "Why?"},
+            {"from": "gpt", "value": 'It is "so" \\ {[]} ü🙂'},
+        ],
+    },
+]
+
+
+def write(path, text: str | bytes):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    return path
+
+
+def source_of(path, **options):
+    return build("source", "llava_json", path=str(path), **options)
+
+
+def one_row(tmp_path, row, **options):
+    return source_of(write(tmp_path / "rows.json", json.dumps([row])), **options)[0]
+
+
+def said(sample) -> list[tuple[str, str]]:
+    return [
+        (message.role, "".join(part if isinstance(part, str) else f"<{part.index}>" for part in message.parts))
+        for message in sample.conversation.messages
+    ]
+
+
+WRITTEN = {
+    "array": json.dumps(ROWS),
+    "indented": json.dumps(ROWS, indent=3, ensure_ascii=False),
+    "odd spaces": "\ufeff \n[\n\n" + " ,\n\t ".join(json.dumps(row) for row in ROWS) + "\n]\n\n",
+    "lines": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "lines without end": "\n\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS),
+    "lines of windows": "\ufeff" + "".join(json.dumps(row) + "\r\n" for row in ROWS),
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_rows_however_written(tmp_path, form):
+    source = source_of(write(tmp_path / "rows.json", WRITTEN[form]))
+    assert len(source) == 3
+    assert [source[index].id for index in range(3)] == ["a", "7", "c"]
+    assert said(source[0]) == [("user", "<0>\nWhat?"), ("assistant", "A cat.")]
+    assert source[0].images == (ImageFile("x/1.jpg", str(tmp_path)),)
+    assert said(source[1]) == [("user", "Is <image> a tag?"), ("assistant", "Yes: <image>.")]
+    assert source[1].images == ()
+    assert said(source[2])[0] == ("user", "Here <0> and <1>: same?")
+    assert said(source[2])[3] == ("assistant", 'It is "so" \\ {[]} ü🙂')
+    assert [image.name for image in source[2].images] == ["1.jpg", "2.jpg"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.dictionaries(st.text(max_size=4), st.text(alphabet='\\"[]{}a,\n🙂é', max_size=12), max_size=3), max_size=6
+    ),
+    block=st.integers(1, 40),
+    indent=st.sampled_from([None, 1]),
+    ascii_=st.booleans(),
+)
+def test_index_of_any_json(tmp_path_factory, rows, block, indent, ascii_):
+    """Blocks that end anywhere, also within an escape or a letter of many bytes."""
+    path = tmp_path_factory.mktemp("index") / "rows.json"
+    data = json.dumps(rows, indent=indent, ensure_ascii=ascii_).encode()
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llava_kit_llava_data.index.BLOCK_BYTES", block)
+        index = index_rows(str(path))
+        lines = "".join(json.dumps(row, ensure_ascii=ascii_) + "\n" for row in rows)
+        found = [
+            json.loads(data[start : start + length]) for start, length in zip(index.starts.tolist(), index.lengths.tolist())
+        ]
+        assert found == rows
+        if rows:
+            path.write_bytes(lines.encode())
+            assert len(index_rows(str(path))) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        ("  \n", "is empty"),
+        ("[]", "found 0 rows"),
+        ('{"a": 1,\n "b": 2}', "one JSON object"),
+        ("hello", "begins with 'hello'"),
+        (WRITTEN["array"].encode("utf-16"), "not UTF-8"),
+        (json.dumps(ROWS, indent=1)[:-40], ":.*breaks off"),
+        ('[{"a": 1},\n{"a": 2},\n{"a" 3},\n{"a": "4}]', r"rows.json:3: Expecting ':'"),
+        ('[{"a": 1},\n17,\n{"a": 2}]', r"rows.json:1: found ',\\n17,' after row 0"),
+        ('[{"a": 1}\n{"a": 2}]', "found '' after row 0"),
+        ('[{"a": 1}] trailing', "found '] trailing' after row 0"),
+        ('[{"a": 1}]]', "breaks off|found"),
+    ],
+)
+def test_broken_files_are_told_with_their_line(tmp_path, text, told):
+    with pytest.raises(DataError, match=told) as caught:
+        source_of(write(tmp_path / "rows.json", text))
+    assert not isinstance(caught.value, SampleError)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        source_of(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+def test_a_broken_row_spoils_nothing_but_itself(tmp_path, form):
+    rows = [json.dumps(row) for row in ROWS]
+    rows[1] = '{"id": 7, "conversations": [}'
+    text = "[" + ", ".join(rows) + "]" if form == "array" else "\n".join(rows)
+    if form == "array":
+        rows[1] = '{"id": 7, "conversations": [,]}'
+        text = "[" + ", ".join(rows) + "]"
+    source = source_of(write(tmp_path / "rows.json", text))
+    assert source[2].id == "c"
+    with pytest.raises(SampleError, match="row 1 is no JSON") as caught:
+        source[1]
+    assert (caught.value.reason, caught.value.sample_id) == ("bad_row", "row 1")
+
+
+TALK = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+
+
+@pytest.mark.parametrize(
+    ("reason", "row"),
+    [
+        ("image_count", {"id": "x", "image": ["1.jpg", "2.jpg"], "conversations": TALK}),
+        ("image_count", {"id": "x", "image": "1.jpg", "conversations": [{"from": "human", "value": "What?"}, TALK[1]]}),
+        (
+            "image_count",
+            {"id": "x", "image": "1.jpg", "conversations": [{"from": "human", "value": "<image><image>"}, TALK[1]]},
+        ),
+        ("image_count", {"id": "x", "image": "1.jpg", "conversations": [{"from": "human", "value": "a"}, TALK[0]]}),
+        ("bad_turns", {"id": "x", "conversations": [{"from": "robot", "value": "What?"}]}),
+        ("bad_turns", {"id": "x", "conversations": [{"value": "What?"}]}),
+        ("bad_row", {"id": "x", "conversations": [{"from": "human"}]}),
+        ("bad_row", {"id": "x", "conversations": [{"from": "human", "value": 3}]}),
+        ("bad_row", {"id": "x", "conversations": ["What?"]}),
+        ("bad_row", {"id": "x", "conversations": "What?"}),
+        ("bad_row", {"id": "x"}),
+        ("bad_row", {"id": "x", "image": 5, "conversations": TALK}),
+        ("video", {"id": "x", "video": "1.mp4", "conversations": TALK}),
+        ("url_not_allowed", {"id": "x", "image": "https://example.org/1.jpg", "conversations": TALK}),
+        ("unreadable_image", {"id": "x", "image": "data:image/png;base64,!!", "conversations": TALK}),
+    ],
+)
+def test_rows_that_are_refused(tmp_path, reason, row):
+    if reason == "image_count" and row["conversations"][0]["value"] == "a":
+        row = {**row, "conversations": [*row["conversations"][:1], {"from": "gpt", "value": "<image>"}]}
+    with pytest.raises(SampleError) as caught:
+        one_row(tmp_path, row)
+    assert (caught.value.reason, caught.value.sample_id) == (reason, "x")
+    assert "row 0" in caught.value.message
+
+
+def test_row_that_is_no_object(tmp_path):
+    with pytest.raises(SampleError, match="is a list"):
+        one_row(tmp_path, [1])
+
+
+def test_rows_without_a_name_have_a_number(tmp_path):
+    assert one_row(tmp_path, {"conversations": [{"from": "human", "value": "a"}, TALK[1]]}).id == "row 0"
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "found"),
+    [
+        ("What is it?\n<image>", "first", "<0>\nWhat is it?"),
+        ("<image>\nWhat?", "first", "<0>\nWhat?"),
+        (" <image> What? \n", "first", "<0>\nWhat?"),
+        ("Is <image> it?", "first", "<0>\nIs  it?"),
+        ("<image>", "first", "<0>"),
+        ("What is it?\n<image>", "as_written", "What is it?\n<0>"),
+        (" <image> What? \n", "as_written", " <0> What? \n"),
+    ],
+)
+def test_the_only_picture_of_a_turn_goes_first(tmp_path, value, place, found):
+    row = {"image": "1.jpg", "conversations": [{"from": "human", "value": value}, TALK[1]]}
+    assert said(one_row(tmp_path, row, picture_place=place))[0] == ("user", found)
+
+
+def test_pictures_in_later_turns(tmp_path):
+    later = [{"from": "human", "value": "And this?\n<image>"}, {"from": "gpt", "value": "A dog."}]
+    sample = one_row(tmp_path, {"image": ["1.jpg", "2.jpg"], "conversations": [*TALK, *later]})
+    assert said(sample)[2] == ("user", "<1>\nAnd this?")
+
+
+def test_an_answer_that_nobody_asked_for_is_skipped(tmp_path):
+    sample = one_row(tmp_path, {"image": "1.jpg", "conversations": [TALK[1], *TALK]})
+    assert [role for role, _ in said(sample)] == ["user", "assistant"]
+    assert sample.tags == {"skipped_first_turn": True}
+
+
+def test_openai_messages(tmp_path):
+    buffer = BytesIO()
+    Image.new("RGB", (5, 3)).save(buffer, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    row = {
+        "id": "m",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Compare <image> with "},
+                    {"type": "image_url", "image_url": {"url": uri}},
+                    {"type": "image_url", "image_url": {"url": "2.png"}},
+                    {"type": "image", "image": "file:///3%20x.png"},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "Same."}]},
+        ],
+    }
+    sample = one_row(tmp_path, row, image_root="/pictures")
+    assert said(sample) == [("user", "Compare <image> with <0><1><2>"), ("assistant", "Same.")]
+    assert sample.conversation.system == "Be brief."
+    assert isinstance(sample.images[0], ImageBytes)
+    assert picture_size(sample.images[0]) == (5, 3)
+    assert sample.images[1:] == (ImageFile("2.png", "/pictures"), ImageFile("/3 x.png", "/pictures"))
+
+
+def test_openai_messages_with_a_list_of_pictures(tmp_path):
+    content = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    row = {"images": ["1.png"], "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A."}]}
+    sample = one_row(tmp_path, row, picture_place="as_written")
+    assert sample.conversation.messages[0].parts == (ImageSlot(0), "What?")
+    with pytest.raises(SampleError, match="places for pictures"):
+        one_row(tmp_path, {**row, "images": []})
+    with pytest.raises(SampleError, match="type 'audio'"):
+        one_row(tmp_path, {"messages": [{"role": "user", "content": [{"type": "audio"}]}]})
+
+
+def test_other_names_of_keys(tmp_path):
+    row = {"key": "k", "picture": "1.jpg", "turns": TALK}
+    fields = {"id": "key", "image": "picture", "conversations": "turns"}
+    sample = one_row(tmp_path, row, fields=fields)
+    assert (sample.id, len(sample.images)) == ("k", 1)
+
+
+def test_a_part_of_the_rows(tmp_path):
+    path = write(tmp_path / "rows.json", WRITTEN["array"])
+    part = source_of(path, start=1, stop=2)
+    assert len(part) == 1
+    assert part[0].id == "7"
+    assert part.fingerprint() != source_of(path).fingerprint()
+    with pytest.raises(IndexError):
+        part[1]
+    with pytest.raises(DataError, match="none from 3"):
+        source_of(path, start=3)
+
+
+def test_source_travels_to_workers(tmp_path):
+    source = source_of(write(tmp_path / "rows.json", WRITTEN["array"]))
+    source[0]
+    assert pickle.loads(pickle.dumps(source))[2].id == "c"
+
+
+def test_fingerprint_sees_a_change(tmp_path):
+    path = write(tmp_path / "rows.json", WRITTEN["array"])
+    before = fingerprint(str(path))
+    assert fingerprint(str(path)) == before
+    write(path, WRITTEN["array"].replace("cat", "dog"))
+    assert fingerprint(str(path)) != before
+
+
+MEASURE = """
+import sys
+from llava_kit_llava_data import LlavaJsonOptions
+from llava_kit_llava_data.source import LlavaJsonSource
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+small = LlavaJsonSource(LlavaJsonOptions(path=sys.argv[1]))
+small[len(small) - 1]
+before = resident()
+large = LlavaJsonSource(LlavaJsonOptions(path=sys.argv[2]))
+for index in range(0, len(large), 97):
+    large[index]
+assert (len(small), len(large)) == (1_000, 100_000)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    paths = []
+    for count in (1_000, 100_000):
+        path = tmp_path / f"{count}.json"
+        with open(path, "w") as file:
+            row = json.dumps(
+                {"id": "x", "image": "1.jpg", "conversations": [TALK[0], {"from": "gpt", "value": "A cat. " * 40}]}
+            )
+            file.write("[" + ",\n".join([row] * count) + "]")
+        paths.append(str(path))
+    result = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 20e6
