@@ -15,20 +15,17 @@ from llava_kit import Options, hookimpl
 class ShapesVitOptions(Options):
     """Tiny vision transformer, trained from nothing."""
 
-    image_size: PositiveInt = Field(64, description="side of a tile in pixels")
+    image_size: PositiveInt = Field(48, description="side of a tile in pixels")
     patch_size: PositiveInt = Field(16, description="side of a patch in pixels; divides image_size")
     width: PositiveInt = 96
     depth: PositiveInt = 2
     heads: PositiveInt = 4
-    stem: Literal["conv", "linear"] = Field("conv", description="conv: three convolutions to a patch; linear: one map")
-    stem_channels: PositiveInt = Field(16, description="conv only: channels after the first convolution")
+    stem_width: PositiveInt = Field(128, description="hidden width of the MLP that reads a patch")
 
     @model_validator(mode="after")
     def _fits(self) -> ShapesVitOptions:
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
-        if self.stem == "conv" and self.patch_size % 4:
-            raise ValueError(f"patch_size {self.patch_size} must be a multiple of 4 with stem: conv; or take stem: linear")
         _check_heads(self.width, self.heads)
         return self
 
@@ -93,7 +90,7 @@ class ShapesOptions(Options):
     seed: int = Field(0, ge=0)
     detail: Literal["plain", "fine"] = Field("plain", description="fine: larger pictures of smaller things, which need tiles")
     turns: PositiveInt = Field(7, description="conversation only: questions about a picture")
-    mix: Mix = Field(Mix(), description="instruct only")
+    mix: Mix = Field(default_factory=Mix, description="instruct only")
 
 
 class ShapesQuestionsOptions(Options):
