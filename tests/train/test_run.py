@@ -16,7 +16,7 @@ from toy import curve
 
 from llava_kit.assemble.files import verify_folder
 from llava_kit.assemble.weights import load_model
-from llava_kit.errors import CheckpointError, RecipeError, TrainingError
+from llava_kit.errors import CheckpointError, RecipeError, SampleError, TrainingError
 from llava_kit.recipe.load import load_recipe
 from llava_kit.recipe.schema import Recipe
 from llava_kit.train import loop, run
@@ -270,3 +270,23 @@ def test_an_output_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "tiny").write_text("in the way")
     with pytest.raises(TrainingError, match="could not be written"):
         go(tmp_path)
+
+
+def test_bad_samples_are_set_aside_counted_and_told(finished, tmp_path, monkeypatch):
+    plain = ShapesSource.__getitem__
+
+    def spoiled(self, index):
+        if index in (3, 8) and self.options.split == "train":
+            raise SampleError("missing_image", "its picture is gone", sample_id=f"sample {index}")
+        return plain(self, index)
+
+    monkeypatch.setattr(ShapesSource, "__getitem__", spoiled)
+    result, said = go(tmp_path, make(stages__align__steps=12), stage="align")
+    record = result.stages[0]
+    assert record["bad"] == {"missing_image": 4}  # two epochs
+    assert (record["samples"], record["seen"]) == (44, 48)
+    assert "4 samples could not be used: 4 x missing_image" in said
+    lines = (result.folder / "align" / "quarantine.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"] for line in lines} == {"sample 3", "sample 8"}
+    with pytest.raises(TrainingError, match="more than the budget"):
+        go(tmp_path, make(stages__align__data__quarantine={"budget": 0.01, "free": 0}), stage="align", resume="never")
