@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from llava_kit_causal_lm import CausalLmOptions, build_causal_lm
+from llava_kit_causal_lm import CausalLmOptions, attention, build_causal_lm
 from llava_kit_causal_lm.language_model import PRESETS
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llava_kit import CheckpointError, LlavaKitError, PluginError, Sequences
@@ -160,8 +164,9 @@ def test_presets_on_meta(name, billions):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def test_all_presets_are_configs_of_known_models():
-    for name in PRESETS:
+def test_presets_name_known_models():
+    """One of each model_type is built (the rest differ in numbers); all must be there under known types."""
+    for name in {config["model_type"]: name for name, config in PRESETS.items()}.values():
         with torch.device("meta"):
             assert build_causal_lm(CausalLmOptions(checkpoint=name), weights=False).blocks()
 
@@ -292,9 +297,91 @@ def test_tokenizer_is_read_when_asked_for(tmp_path):
     model = build(write_config(tmp_path, "llama"))
     with pytest.raises(PluginError, match="no tokenizer could be read"):
         _ = model.tokenizer
-    from tokenizers import Tokenizer, models
-
     Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     assert model.tokenizer.is_fast
     assert model.tokenizer.convert_tokens_to_ids("a") == 1
+
+
+def packed_in_one_row(offsets: tuple[int, ...]) -> tuple[torch.Tensor, Sequences]:
+    """Position ids [1, S] and sequences for one row."""
+    lengths = [end - start for start, end in pairwise(offsets)]
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    return positions, Sequences(torch.tensor(offsets, dtype=torch.int32), offsets, max(lengths), packed=True)
+
+
+def test_compiled_blocks_are_not_compiled_anew_for_other_lengths(tmp_path):
+    model = build(write_config(tmp_path, "llama"))
+    rows = torch.randn(1, 16, 32)
+    cases = [packed_in_one_row(offsets) for offsets in ((0, 5, 16), (0, 3, 9, 16), (0, 1, 16))]
+    expected = [model(rows, positions, sequences=sequences) for positions, sequences in cases]
+    for block in model.blocks():
+        block.compile(backend="eager")
+    graphs = []
+    for (positions, sequences), hidden in zip(cases, expected):
+        torch.testing.assert_close(model(rows, positions, sequences=sequences), hidden)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert len(set(graphs)) == 1
+
+
+def test_recomputed_blocks_have_the_same_gradients(tmp_path):
+    model = build(write_config(tmp_path, "mistral"))
+    positions, sequences = packed_in_one_row((0, 6, 16))
+    rows = torch.randn(1, 16, 32)
+    gradients = []
+    for recompute in (False, True):
+        if recompute:
+            for block in model.blocks():
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        model.zero_grad()
+        model(rows, positions, sequences=sequences).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_one_kernel_for_packed_sequences(monkeypatch, window):
+    """The way to torch's variable-length attention, with a plain stand-in for the kernel, which runs on a GPU alone."""
+
+    def stand_in(query, key, value, starts, ends, longest_query, longest_key, *, scale, window_size, enable_gqa):
+        assert (longest_query, longest_key, enable_gqa) == (5, 5, True)
+        assert window_size == (-1 if window is None else window - 1, 0)  # so many to the left, none to the right
+        outputs = []
+        for start, end in pairwise(starts.tolist()):
+            q, k, v = (tensor[start:end].transpose(0, 1) for tensor in (query, key, value))
+            place = torch.arange(end - start)
+            seen = place <= place[:, None]
+            if window is not None:
+                seen &= place >= place[:, None] - window_size[0]
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                q[None], k[None], v[None], attn_mask=seen, scale=scale, enable_gqa=True
+            )
+            outputs.append(attended[0].transpose(0, 1))
+        return torch.cat(outputs)
+
+    monkeypatch.setattr(attention, "varlen_attn", stand_in)
+    offsets = (0, 3, 8, 12, 16)
+    sequences = Sequences(torch.tensor(offsets, dtype=torch.int32), offsets, 5, packed=True)
+    query, key, value = torch.randn(2, 4, 8, 16), torch.randn(2, 2, 8, 16), torch.randn(2, 2, 8, 16)
+    found, expected = (
+        attention.attend(
+            torch.nn.Module(),
+            query,
+            key,
+            value,
+            None,
+            sliding_window=window,
+            **{attention.ARGUMENT: attention.make_view((2, 8), query.device, {window}, sequences=sequences, fused=fused)},
+        )[0]
+        for fused in (torch.float32, None)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gemma2"])
+def test_contract_on_gpu(tmp_path, name):
+    """Heads of 64, in bfloat16: packed sequences go through one kernel."""
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    check_language_model(build(write_config(tmp_path, name, **sizes), dtype="bfloat16").cuda())
