@@ -101,6 +101,8 @@ def real_bomb() -> bytes:
 def bombs() -> dict[str, bytes]:
     webp = bytearray(file_of(photograph(), "WEBP", lossless=True))
     webp[21:25] = struct.pack("<I", 0x3FFF | 0x3FFF << 14)
+    below = bytearray(webp)  # where Pillow itself would still go on
+    below[21:25] = struct.pack("<I", 9_999 | 9_999 << 14)
     extended = b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0" + b"\xff\xff\xff" * 2 + bytes(40)
     jpeg = bytearray(file_of(photograph(), "JPEG"))
     place = jpeg.index(b"\xff\xc0") + 5
@@ -116,6 +118,7 @@ def bombs() -> dict[str, bytes]:
         "four thousand million": png(2**31 - 1, 2**31 - 1),
         "a line of ten million": png(10_000_000, 1),
         "lossless webp": bytes(webp),
+        "webp of 100 megapixels": bytes(below),
         "extended webp": extended,
         "jpeg": bytes(jpeg),
         "bmp": bytes(bmp),
