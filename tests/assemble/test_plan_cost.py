@@ -118,7 +118,7 @@ def test_operations_of_the_language_model_are_those_torch_counts(toy, trained):
 
 
 def test_operations_of_the_encoder_are_those_torch_counts(toy):
-    toy["encoder"].update(image_size=64, width=256, depth=3, heads=4, stem="linear")
+    toy["encoder"].update(image_size=64, width=256, depth=3, heads=4)
     toy["tiling"] = {"mode": "pad"}
     with torch.device("meta"):
         assembly = assemble(toy, weights=False)
