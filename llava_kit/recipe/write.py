@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -11,6 +12,9 @@ from .reader import read_scalar
 from .schema import Part, Recipe
 
 LINE_WIDTH = 120
+
+LINE_ENDS = re.compile("[\\r\\x85\\u2028\\u2029\\ufeff]")
+"""Letters that end a line in YAML 1.1, or vanish: only double quotes, which escape them, keep them."""
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -56,7 +60,8 @@ def _text(dumper: _Dumper, text: str) -> yaml.Node:
         same = read_scalar(text) == text
     except ValueError:
         same = False
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if same else "'")
+    style = '"' if LINE_ENDS.search(text) else None if same else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)

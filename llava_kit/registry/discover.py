@@ -10,14 +10,12 @@ import importlib
 import os
 import re
 import sys
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 GROUP = "llava_kit"
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An entry point: its name, the module it points to, and the distribution that installed it."""
 
     name: str

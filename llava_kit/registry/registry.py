@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from llava_kit.core.hookspecs import Options
 from llava_kit.errors import PluginError, suggest
@@ -13,8 +13,7 @@ KINDS = ("encoder", "connector", "language_model", "template", "splicer", "sourc
 """Every kind of thing a plugin can register; the hook of each is `register_<kind>s`."""
 
 
-@dataclass(frozen=True)
-class Plugin:
+class Plugin(NamedTuple):
     """A plugin by its entry point's name, and the distribution that installed it."""
 
     name: str
@@ -26,8 +25,7 @@ class Plugin:
         return f"{self.name} ({self.distribution} {self.version})"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One thing that can be built. `unavailable()`, where given, says in one line why it cannot run on this machine."""
 
     kind: str
@@ -56,8 +54,7 @@ class Entry:
             return f"its own test failed ({type(error).__name__}: {error})"
 
 
-@dataclass(frozen=True)
-class Broken:
+class Broken(NamedTuple):
     """A plugin that could not be used: why, in one line and in full, and what it had registered until then."""
 
     plugin: Plugin
@@ -81,8 +78,7 @@ class Broken:
         return f"{self.plugin}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class Conflict:
+class Conflict(NamedTuple):
     """A name of one kind that several plugins claim: nobody gets it until all but one are switched off."""
 
     kind: str

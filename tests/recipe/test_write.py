@@ -53,6 +53,11 @@ def read_back(recipe):
         "é",
         "a: b",
         "'",
+        "\x85",
+        "a\u2028b",
+        "\ufeff",
+        "a\r\nb",
+        "\t",
     ],
 )
 def test_texts_that_look_like_something_else(text):
