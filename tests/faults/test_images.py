@@ -20,6 +20,7 @@ from PIL import Image
 
 from llava_kit.core.conversation import ImageBytes, ImageFile
 from llava_kit.errors import SampleError
+from llava_kit.image import reader
 from llava_kit.image.reader import ReadLimits, picture_size, read_picture
 
 REASONS = {
@@ -135,6 +136,18 @@ def test_bombs_are_refused_on_the_header():
         assert error.reason == "too_many_pixels", (name, str(error))
         with pytest.raises(SampleError):
             picture_size(ref)
+
+
+def test_the_webp_decoder_never_sees_a_bomb(monkeypatch):
+    """It reserves the pixels as soon as it is made."""
+
+    def decode(stream):
+        raise AssertionError("the decoder was called")
+
+    monkeypatch.setitem(reader._DECODERS, "WEBP", decode)
+    for name, data in bombs().items():
+        if "webp" in name:
+            assert refusal(ImageBytes(data)).reason == "too_many_pixels", name
 
 
 def test_bombs_take_no_memory():
