@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -94,8 +95,8 @@ class TrainLoader:
     def __len__(self) -> int:
         return max(0, self.num_steps - self.start_step)
 
-    def __iter__(self) -> Iterator[StepData]:
-        """The steps that are left.
+    def __iter__(self) -> Generator[StepData, None, None]:
+        """The steps that are left. Closing it ends the workers.
 
         Raises:
             DataError: the data cannot be read, or a sample is too long and the maker's `too_long` is `error`.
@@ -104,11 +105,12 @@ class TrainLoader:
         if not len(self):
             return
         if self.workers:
-            steps: Iterable[StepData] = make_ahead(self._make, self.start_step, self.num_steps, self.workers)
+            steps = make_ahead(self._make, self.start_step, self.num_steps, self.workers)
         else:
-            steps = map(self._make, range(self.start_step, self.num_steps))
-        for step in steps:
-            yield step.pin_memory() if self.pin_memory else step
+            steps = (self._make(step) for step in range(self.start_step, self.num_steps))
+        with closing(steps):
+            for step in steps:
+                yield step.pin_memory() if self.pin_memory else step
 
 
 @dataclass(frozen=True)

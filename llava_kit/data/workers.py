@@ -14,7 +14,7 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,7 +32,7 @@ STOP_SECONDS = 5.0
 _open_receivers: set[Connection] = set()
 
 
-def make_ahead(make: Callable[[int], Any], start: int, stop: int, workers: int) -> Iterator[Any]:
+def make_ahead(make: Callable[[int], Any], start: int, stop: int, workers: int) -> Generator[Any, None, None]:
     """`make(start)`, ..., `make(stop - 1)`, in order, made by so many processes; each is one step ahead.
 
     What `make` gives back may hold tensors of the CPU. Its `LlavaKitError`s are raised here.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llava_kit_templates.formats import FORMATS
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 
 from llava_kit.core.conversation import Conversation, ImageSlot, Message, Segment
 from llava_kit.data.tokenize import _codec, encode
@@ -215,7 +215,7 @@ def test_written_beginning_is_not_doubled():
 
 def test_no_end_of_sequence_that_nobody_wrote():
     tokenizer = sentencepiece_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = __import__("tokenizers").processors.TemplateProcessing(
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     assert tokenizer("a").input_ids[-1] == 2

@@ -74,7 +74,7 @@ def test_killed_worker_stops_the_run_with_the_cause(die, told):
     loader = TrainLoader(make_maker(), Talk(24, accident), global_batch_size=2, epochs=1, workers=2, shuffled=False)
     steps: list = []
     start = time.monotonic()
-    with pytest.raises(TrainingError, match="data worker 0 .* while it made step 5") as caught:
+    with pytest.raises(TrainingError, match=r"data worker 0 .* while it made step 5") as caught:
         steps.extend(loader)
     assert time.monotonic() - start < 10
     assert re.search(told, str(caught.value))
@@ -213,7 +213,7 @@ def test_every_bad_row_is_named_and_the_others_train(tmp_path, workers):
     assert {sample.id: sample.reason for step in steps for sample in step.bad} == REASONS
     quarantine = Quarantine(tmp_path / "quarantine.jsonl", budget=0.01, free=3)
     bad = [sample for step in steps for sample in step.bad]
-    with pytest.raises(TrainingError, match="9 of 10 samples could not be used.*3 x bad_turns"):
+    with pytest.raises(TrainingError, match=r"9 of 10 samples could not be used.*3 x bad_turns"):
         quarantine.add(0, bad, len(rows))
 
 

@@ -30,16 +30,16 @@ ORIGINAL = {
     "mistral_instruct": ("[INST] <image>\nQ1 [/INST] A1 </s>[INST] Q2 [/INST]", " A2 </s>"),
     "chatml_direct": (
         (
-            "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>\nQ1<|im_end|><|im_start|>assistant\nA1"
-            "<|im_end|><|im_start|>user\nQ2<|im_end|><|im_start|>assistant\n"
+            "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>\nQ1<|im_end|><|im_start|>assistant\n"
+            "A1<|im_end|><|im_start|>user\nQ2<|im_end|><|im_start|>assistant\n"
         ),
         "A2<|im_end|>",
     ),
     "mpt": (
         (
             "<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. The assistant gives helpful and "
-            "honest answers.<|im_end|><|im_start|>user\n<image>\nQ1<|im_end|><|im_start|>assistant\nA1"
-            "<|im_end|><|im_start|>user\nQ2<|im_end|><|im_start|>assistant\n"
+            "honest answers.<|im_end|><|im_start|>user\n<image>\nQ1<|im_end|><|im_start|>assistant\n"
+            "A1<|im_end|><|im_start|>user\nQ2<|im_end|><|im_start|>assistant\n"
         ),
         "A2<|im_end|>",
     ),
