@@ -46,6 +46,7 @@ def open_stage(recipe: str, overrides: Sequence[str], stage: str | None) -> Stag
     data = chosen.data
     maker = assembly.examples(
         template=build_part("template", data.template) if data.template is not None else None,
+        tiling=data.tiling,
         max_length=data.max_length,
         too_long=data.too_long,
     )
