@@ -55,11 +55,15 @@ def captions(scene: Scene, rng: Rng) -> list[str]:
     Each caption is keyed: by place, by colour, by shape. After the key, which nobody could guess, every word must be read off
     the picture; a caption in a fixed order would let the model learn the language of captions first and look later.
     """
-    place_first = "; ".join(f"{t.place}: {t.size} {t.colour} {t.shape}" for t in _shuffled(scene, rng))
-    colour_first = "; ".join(f"{t.colour} {t.shape}, {t.size}, {t.place}" for t in _shuffled(scene, rng))
-    shape_first = "; ".join(f"{t.shape}, {t.colour}, {t.place}, {t.size}" for t in _shuffled(scene, rng))
-    counted = f"{_objects(len(scene.things))}: " + "; ".join(f"{t.colour} {t.shape}, {t.place}" for t in _shuffled(scene, rng))
-    return [place_first, colour_first, shape_first, counted, _relations(scene, rng)]
+    forms = (
+        lambda t: f"{t.place}: {t.size} {t.colour} {t.shape}",
+        lambda t: f"{t.place}: {t.colour} {t.shape}",
+        lambda t: f"{t.colour} {t.shape}, {t.place}",
+        lambda t: f"{t.size} {t.colour} {t.shape}, {t.place}",
+        lambda t: f"{t.shape}, {t.colour}, {t.place}",
+    )
+    heads = ("", "", "", "", f"{_objects(len(scene.things))}: ")
+    return [head + "; ".join(form(t) for t in _shuffled(scene, rng)) for head, form in zip(heads, forms)]
 
 
 def describe(scene: Scene, rng: Rng) -> tuple[str, str]:
@@ -93,18 +97,6 @@ def reason(scene: Scene, rng: Rng) -> tuple[str, str]:
     what, values = _pick(rng, (("colour", {t.colour for t in things}), ("shape", {t.shape for t in things})))
     question = f"Have all objects the same {what}?"
     return question, f"I see: {listed}. So {'yes' if len(values) == 1 else 'no'}."
-
-
-def _relations(scene: Scene, rng: Rng) -> str:
-    """The first thing against each other one, by place and size; a lone thing by itself."""
-    first, *others = _shuffled(scene, rng)
-    if not others:
-        return f"one object: {first.size} {first.colour} {first.shape}"
-    facts = []
-    for other in others:
-        relation = _pick(rng, [word for word, holds in _compare(first, other) if holds])
-        facts.append(f"{relation} {other.colour} {other.shape}")
-    return f"{first.colour} {first.shape} {', '.join(facts)}"
 
 
 def _compare(first: Thing, second: Thing) -> list[tuple[str, bool]]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from torch import Tensor, nn
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
-
-def fan_in_(layer: Layer, scale: float = 1.0) -> Layer:
+def fan_in_(layer: nn.Linear, scale: float = 1.0) -> nn.Linear:
     """Return `layer` with weights N(0, scale / sqrt(fan_in)) and zero bias.
 
     At a width near 100 the usual fixed 0.02 is five times too small: signals fade and the first hundreds of steps go by unused.
     """
-    nn.init.normal_(layer.weight, std=scale * layer.weight[0].numel() ** -0.5)
+    nn.init.normal_(layer.weight, std=scale * layer.in_features**-0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer

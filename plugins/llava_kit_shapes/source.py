@@ -65,7 +65,7 @@ class ShapesSource(DataSource):
         return captions(self.scene(index), self._rng(index, _CAPTIONS))
 
     def record(self, index: int) -> dict[str, Any]:
-        """Picture `index` as COCO tells it: size, five captions, and objects with category and box [left, top, width, height]."""
+        """Picture `index` as COCO tells it: size, five captions, objects with category and box [left, top, width, height]."""
         scene = self.scene(index)
         return {
             "id": f"{self.options.split}-{index}",

@@ -21,12 +21,12 @@ _SENTENCES = (
 )
 # What the templates of LLaVA say around the turns.
 _TEMPLATES = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-    "answers to the user's questions.",
+    "A chat between a curious user and an artificial intelligence assistant.",
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "USER: ASSISTANT: [INST] [/INST]",
 )
 # A piece is a role mark, a word with the space before it, or a single other character.
-_PIECE = r" ?(?:USER|ASSISTANT):| ?\[/?INST\]| ?\p{L}+| ?[^\s\p{L}]|\s"
+_PIECE = r" ?(?:USER|ASSISTANT):| ?\[/?INST\]| ?\p{L}+(?:-\p{L}+)*| ?[^\s\p{L}]|\s"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -20,11 +20,11 @@ SIZES = ("small", "large")
 # The centre of each place as a share of width and height. Corners stand 0.28 from the middle, so that two large things
 # in neighbouring places keep apart even in the longest picture (aspect 1:1.8, radius 0.115 of the long side).
 PLACES: dict[str, tuple[float, float]] = {
-    "top left": (0.22, 0.22),
-    "top right": (0.78, 0.22),
+    "top-left": (0.22, 0.22),
+    "top-right": (0.78, 0.22),
     "middle": (0.50, 0.50),
-    "bottom left": (0.22, 0.78),
-    "bottom right": (0.78, 0.78),
+    "bottom-left": (0.22, 0.78),
+    "bottom-right": (0.78, 0.78),
 }
 MAX_THINGS = len(PLACES)
 SPLITS = ("train", "validation", "test")
@@ -61,8 +61,8 @@ class Look:
 # At an encoder of 64 pixels: small 4.2-5.1 pixels, large 6.7-7.4.
 PLAIN = Look(
     long_side=(56, 96),
-    aspect=(0.56, 1.0),
-    radius={"small": (0.066, 0.080), "large": (0.105, 0.115)},
+    aspect=(0.65, 1.0),
+    radius={"small": (0.080, 0.095), "large": (0.135, 0.150)},
     noise=8,
 )
 # Seen whole at 64 pixels a thing has a radius of 1.5 to 2.7 pixels: the colour stays, the outline is gone. Tiles of 64
@@ -161,16 +161,9 @@ def make_scene(seed: int, split: str, index: int, look: Look = PLAIN, min_things
         jitter_x, jitter_y = rng.uniform(-0.03, 0.03, 2)
         radius = long_side * rng.uniform(*look.radius[size])
         tint = np.clip(np.array(COLOURS[colour]) + rng.integers(-12, 13, 3), 0, 255)
-        things.append(
-            Thing(
-                colour,
-                shape,
-                size,
-                names[number],
-                float((centre_x + jitter_x) * width),
-                float((centre_y + jitter_y) * height),
-                float(radius),
-                tuple(int(value) for value in tint),
-            )
-        )
+        half_width, up, below = extent(shape, radius)
+        x = np.clip((centre_x + jitter_x) * width, half_width + 1, width - half_width - 1)  # wholly in the picture
+        y = np.clip((centre_y + jitter_y) * height, up + 1, height - below - 1)
+        painted = tuple(int(value) for value in tint)
+        things.append(Thing(colour, shape, size, names[number], float(x), float(y), float(radius), painted))
     return Scene(seed, split, index, width, height, background, slope, look.noise, tuple(things))
