@@ -161,7 +161,7 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).flatten(0, 1)
 
 
-@torch.compiler.disable  # compiled, it would be traced anew for every other set of lengths
+@torch.compiler.disable(recursive=True)  # compiled, it would be traced anew for every other set of lengths
 def _attend_segments(
     query: Tensor, key: Tensor, value: Tensor, packed: Sequences, mask: Tensor | None, dropout: float, scaling: float | None
 ) -> Tensor:
