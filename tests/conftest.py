@@ -10,6 +10,7 @@ _NUMBERS = itertools.count()  # no two tests' plugins share a module name: Pytho
 @pytest.fixture(autouse=True)
 def _steady(monkeypatch):
     monkeypatch.delenv("LLAVA_KIT_PLUGINS", raising=False)
+    monkeypatch.delenv("LLAVA_KIT_NO_PLUGINS", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

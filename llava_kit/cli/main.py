@@ -164,7 +164,7 @@ def _find(verb: str) -> tuple[Callable[..., Any], Callable[..., int | None]]:
         return commands[verb].build()
     best = nearest(verb, [*VERBS, *commands])
     hint = f"did you mean {best!r}?" if best else f"verbs: {', '.join([*VERBS, *commands])}"
-    raise LlavaKitError(f"there is no verb {verb!r}; {hint}{registry.broken_hint()}")
+    raise LlavaKitError(f"there is no verb {verb!r}; {hint}{registry.missing_hint()}")
 
 
 def _make_output_robust() -> None:

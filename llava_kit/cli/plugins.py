@@ -88,6 +88,7 @@ def _faults(registry: Registry) -> dict[str, Any]:
             }
             for broken in registry.broken
         ],
+        "left_out": registry.left_out,
         "conflicts": [
             {"kind": conflict.kind, "name": conflict.name, "plugins": [str(plugin) for plugin in conflict.plugins]}
             for conflict in registry.conflicts
@@ -106,7 +107,7 @@ def _show(registry: Registry, arguments: argparse.Namespace) -> int:
     exact = [entry for entry in entries if entry.name == name]
     if not entries:
         known = {entry.name for entry in registry.entries()} | {plugin.name for plugin in registry.plugins}
-        raise PluginError(f"there is no part or plugin {name!r}; {suggest(name, known)}{registry.broken_hint()}")
+        raise PluginError(f"there is no part or plugin {name!r}; {suggest(name, known)}{registry.missing_hint()}")
     chosen = exact or entries
     if arguments.json:
         _print_json([{**_as_json(entry), "options": _options(entry)} for entry in chosen])
@@ -185,6 +186,8 @@ def _doctor(registry: Registry, arguments: argparse.Namespace) -> int:
         print(f"hidden: the verb {entry.name!r} of {entry.plugin} is one of llava-kit's own, which comes first")
     for entry, reason in unavailable:
         print(f"not here: {entry.kind} {entry.name!r}: {reason}")
+    if registry.left_out:
+        print(f"left out by LLAVA_KIT_PLUGINS or -p: {', '.join(registry.left_out)}")
     count = len(registry.entries())
     print(f"{len(registry.plugins)} plugins with {count} parts are well, {len(registry.broken)} plugins are broken")
     return 2 if bad else 0

@@ -64,10 +64,11 @@ def load_plugins(only: list[str] | None = None, blocked: Collection[str] = ()) -
     _refuse_unknown(blocked, f"-p no: or {BLOCKED}", found)
     registry = Registry()
     for candidate in found:
-        if only is not None and not any(candidate.answers_to(name) for name in only):
-            continue
-        if not any(candidate.answers_to(name) for name in blocked):
+        wanted = only is None or any(candidate.answers_to(name) for name in only)
+        if wanted and not any(candidate.answers_to(name) for name in blocked):
             _load_one(candidate, registry)
+        else:
+            registry.left_out.append(candidate.name)
     return registry
 
 

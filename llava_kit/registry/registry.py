@@ -95,11 +95,15 @@ class Conflict(NamedTuple):
 
 @dataclass
 class Registry:
-    """Entries by kind and name. `plugins` are those that loaded, `broken` and `conflicts` say what did not, and why."""
+    """Entries by kind and name. `plugins` are those that loaded, `broken` and `conflicts` say what did not, and why.
+
+    `left_out` are the names of those that were not asked for.
+    """
 
     plugins: list[Plugin] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     _entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
     def add(self, entries: Iterable[Entry]) -> None:
@@ -139,14 +143,17 @@ class Registry:
                 raise PluginError(f"{words(kind)} {name!r} belongs to the broken plugin {broken}\n{broken.traceback.rstrip()}")
         names = [entry.name for entry in self.entries(kind)]
         known = suggest(name, names) if names else "none is installed"
-        raise PluginError(f"there is no {words(kind)} {name!r}; {known}{self.broken_hint()}")
+        raise PluginError(f"there is no {words(kind)} {name!r}; {known}{self.missing_hint()}")
 
-    def broken_hint(self) -> str:
-        """The tail of an error about something missing: a broken plugin may have been meant to provide it."""
-        if not self.broken:
-            return ""
-        listed = "; ".join(map(str, self.broken))
-        return f" (a broken plugin may have provided it: {listed}; see `llava-kit plugins doctor`)"
+    def missing_hint(self) -> str:
+        """The tail of an error about something missing: who may have been meant to provide it."""
+        hint = ""
+        if self.broken:
+            listed = "; ".join(map(str, self.broken))
+            hint += f" (a broken plugin may have provided it: {listed}; see `llava-kit plugins doctor`)"
+        if self.left_out:
+            hint += f" (plugins left out by LLAVA_KIT_PLUGINS or -p: {', '.join(self.left_out)})"
+        return hint
 
 
 def words(kind: str) -> str:

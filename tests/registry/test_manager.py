@@ -104,6 +104,9 @@ def test_limits(make_plugin, monkeypatch):
     assert names() == {"foo", "bar"}
     monkeypatch.setenv("LLAVA_KIT_NO_PLUGINS", "llava-kit-bar")
     assert names() == {"foo"}
+    assert "bar" in default_registry().left_out
+    with pytest.raises(PluginError, match=r"no template 'bar'.*left out by LLAVA_KIT_PLUGINS or -p: .*bar"):
+        default_registry().get("template", "bar")
     monkeypatch.setenv("LLAVA_KIT_PLUGINS", "")
     assert names() == set()
 
