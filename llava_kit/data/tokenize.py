@@ -52,7 +52,7 @@ def encode(pieces: Sequence[Segment | ImageSlot], tokenizer: Any) -> Encoded:
     """
     codec = _codec(tokenizer)
     ids: list[int] = []
-    flags: list[NDArray[np.bool_]] = []
+    flags = bytearray()  # one a token
     slots: list[int] = []
     stretch: list[Segment] = []
     first = True
@@ -67,18 +67,18 @@ def encode(pieces: Sequence[Segment | ImageSlot], tokenizer: Any) -> Encoded:
             written = bool(stretch) and stretch[0].special and new_ids[: len(codec.prefix)] == codec.prefix
             prefix = [] if written else codec.prefix
             ids.extend(prefix)
-            flags.append(np.zeros(len(prefix), np.bool_))
+            flags.extend(bytes(len(prefix)))
+        before = len(ids)
         ids.extend(new_ids)
-        trainable = np.zeros(len(new_ids), np.bool_)
+        flags.extend(bytes(len(new_ids)))
         for start, stop in runs:
-            trainable[start:stop] = True
-        flags.append(trainable)
+            flags[before + start : before + stop] = b"\x01" * (stop - start)
         if piece is not None:
             ids.append(IMAGE)
-            flags.append(np.zeros(1, np.bool_))
+            flags.append(0)
             slots.append(piece.index)
         stretch, first = [], False
-    return Encoded(np.array(ids, np.int64), np.concatenate(flags), tuple(slots))
+    return Encoded(np.array(ids, np.int64), np.frombuffer(flags, np.bool_), tuple(slots))
 
 
 _codecs: WeakKeyDictionary[Any, _Codec] = WeakKeyDictionary()
