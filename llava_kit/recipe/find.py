@@ -21,6 +21,7 @@ def recipe_folders() -> list[Path]:
         Path(sys.prefix) / installed,
         Path(sysconfig.get_path("data")) / installed,
         *_user_folder(installed),
+        source_tree / installed,  # `pip install --target`: beside the package
         # An editable installation carries no share folder: its recipes stay beside the package.
         *([source_tree / "recipes"] if (source_tree / "pyproject.toml").is_file() else []),
     ]
