@@ -1,4 +1,4 @@
-"""The tiny encoder: a vision transformer that learns from nothing in about a minute of one CPU core.
+"""The tiny encoder: a vision transformer small enough to learn from nothing on a CPU.
 
 N tiles, P patches a tile, D width.
 """
@@ -16,7 +16,7 @@ from llava_kit import Encoder, EncoderSpec, Grid
 from . import ShapesVitOptions
 from .layers import Attention, fan_in_
 
-# Positions are spread about half as far as the patches themselves; at 0.02 the model took twice as long to learn places.
+# The spread with which the first tiny model of this kind was tuned; other values were not compared.
 _POSITION_STD = 0.5
 
 
@@ -26,7 +26,7 @@ class ShapesEncoder(Encoder):
     def __init__(self, options: ShapesVitOptions):
         super().__init__()
         side = options.image_size // options.patch_size
-        self.spec = EncoderSpec(options.image_size, Grid(side, side), options.width, (0.5,) * 3, (0.5,) * 3)
+        self.spec = EncoderSpec(options.image_size, Grid(side, side), options.width, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.stem = _Stem(options)
         self.positions = nn.Parameter(torch.empty(side * side, options.width))
         self.layers = nn.ModuleList(_Block(options) for _ in range(options.depth))
@@ -48,9 +48,9 @@ class ShapesEncoder(Encoder):
 class _Stem(nn.Module):
     """Two linear maps over the pixels of a patch.
 
-    Outlines are what is learnt last. After 300 steps of naming the things of a picture, shapes were right in 0.58 of the cases
-    with two convolutions before the patch and in 0.71 with this. It is one of the encoder's blocks, and its maps are matrices,
-    so that the Muon optimizer takes them: that is half of the gain.
+    Outlines are what is learnt last. Told the things of a picture directly, 300 steps of 32, one seed: shapes were right in 0.41 of
+    the cases with a stem of three convolutions under AdamW, 0.58 with Muon on their kernels, and 0.71 with this and Muon. It is
+    one of the encoder's blocks, and its maps are matrices, so that Muon takes them.
     """
 
     def __init__(self, options: ShapesVitOptions):

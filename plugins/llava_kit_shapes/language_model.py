@@ -27,6 +27,7 @@ class ShapesLM(LanguageModel):
         super().__init__()
         self.width = options.width
         self.window = options.sliding_window
+        self.key_heads, self.head_width = options.key_heads, options.width // options.heads
         self.tokenizer = build_tokenizer()
         self.embedding_weight = nn.Parameter(torch.empty(len(self.tokenizer), options.width))
         self.layers = nn.ModuleList(_Block(options) for _ in range(options.depth))
@@ -49,7 +50,7 @@ class ShapesLM(LanguageModel):
     ) -> Tensor:
         """[B, S, D], int64 [B, S] -> [B, S, D] after the final norm."""
         mask = self._mask(rows, sequences) if cache is None else cache.mask(rows, self.window)
-        rotation = _rotation(position_ids, self.layers[0].attention.head_width, rows.dtype)
+        rotation = _rotation(position_ids, self.head_width, rows.dtype)
         for number, block in enumerate(self.layers):
             rows = block(rows, rotation, mask, None if cache is None else cache.layer(number))
         if cache is not None:
@@ -58,8 +59,7 @@ class ShapesLM(LanguageModel):
 
     def new_cache(self, batch: int, length: int, left_padding: Tensor | None = None) -> Cache:
         """Room for `batch` rows of `length` positions in every layer."""
-        attention = self.layers[0].attention
-        shape = (len(self.layers), 2, batch, attention.key_heads, length, attention.head_width)
+        shape = (len(self.layers), 2, batch, self.key_heads, length, self.head_width)
         return Cache(self.embedding_weight.new_zeros(shape), left_padding)
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -68,17 +68,17 @@ class ShapesLM(LanguageModel):
     def _mask(self, rows: Tensor, sequences: Sequences | None) -> Tensor | None:
         """What sees what, bool [S, S] or [B, 1, S, S]; None where plain causal attention is all that is meant."""
         batch, length = rows.shape[:2]
-        windowed = self.window is not None and length > self.window
-        packed = sequences is not None and sequences.packed
-        if not (windowed or packed):
+        packed = sequences if sequences is not None and sequences.packed else None
+        window = self.window if self.window is not None and length > self.window else None
+        if window is None and packed is None:
             return None
         steps = torch.arange(length, device=rows.device)
         mask = steps[:, None] >= steps  # [S, S]
-        if windowed:
-            mask &= steps[:, None] - steps < self.window
-        if packed:
-            flat = torch.arange(batch * length, device=rows.device, dtype=sequences.offsets.dtype)
-            owner = torch.searchsorted(sequences.offsets, flat, right=True).view(batch, length)
+        if window is not None:
+            mask &= steps[:, None] - steps < window
+        if packed is not None:
+            flat = torch.arange(batch * length, device=rows.device, dtype=packed.offsets.dtype)
+            owner = torch.searchsorted(packed.offsets, flat, right=True).view(batch, length)
             mask = mask & (owner[:, :, None] == owner[:, None, :])
             mask = mask[:, None]
         return mask
@@ -97,13 +97,14 @@ class Cache:
     def mask(self, rows: Tensor, window: int | None) -> Tensor | None:
         """bool [S, filled + S] or [B, 1, S, filled + S]; None for a prompt without padding, which is plainly causal."""
         length, end = rows.shape[1], self.filled + rows.shape[1]
-        windowed = window is not None and end > window
-        if self.left_padding is None and not windowed and (self.filled == 0 or length == 1):
+        if window is not None and end <= window:
+            window = None
+        if self.left_padding is None and window is None and (self.filled == 0 or length == 1):
             return None
         keys = torch.arange(end, device=rows.device)
         queries = keys[self.filled :, None]
         mask = keys <= queries  # [S, filled + S]
-        if windowed:
+        if window is not None:
             mask &= queries - keys < window
         if self.left_padding is not None:
             real = keys >= self.left_padding[:, None, None].to(keys.device)  # [B, 1, filled + S]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 def fan_in_(layer: nn.Linear, scale: float = 1.0) -> nn.Linear:
     """Return `layer` with weights N(0, scale / sqrt(fan_in)) and zero bias.
 
-    At a width near 100 the usual fixed 0.02 is five times too small: signals fade and the first hundreds of steps go by unused.
+    At a width near 100 the usual fixed 0.02 is five times smaller than this.
     """
     nn.init.normal_(layer.weight, std=scale * layer.in_features**-0.5)
     if layer.bias is not None:

@@ -17,8 +17,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
-# The centre of each place as a share of width and height. Corners stand 0.28 from the middle, so that two large things
-# in neighbouring places keep apart even in the longest picture (aspect 1:1.8, radius 0.115 of the long side).
+# The centre of each place as a share of width and height. Corners stand 0.28 from the middle, so that things in neighbouring
+# places keep apart in pictures as long as `PLAIN` and `FINE` make them; a test measures it.
 PLACES: dict[str, tuple[float, float]] = {
     "top-left": (0.22, 0.22),
     "top-right": (0.78, 0.22),
@@ -58,15 +58,15 @@ class Look:
 
 
 # Radii are shares of the *long* side: after padding to a square a small thing is small in every picture.
-# At an encoder of 64 pixels: small 4.2-5.1 pixels, large 6.7-7.4.
+# Squeezed to a tile of 48 pixels, the long side counts: small 3.8-4.6 pixels, large 6.5-7.2.
 PLAIN = Look(
     long_side=(56, 96),
     aspect=(0.65, 1.0),
     radius={"small": (0.080, 0.095), "large": (0.135, 0.150)},
     noise=8,
 )
-# Seen whole at 64 pixels a thing has a radius of 1.5 to 2.7 pixels: the colour stays, the outline is gone. Tiles of 64
-# show it twice as large.
+# Seen whole at 48 pixels a thing has a radius of 1.2 to 2.2 pixels, in 2 x 2 tiles of 48 twice that. Meant for AnyRes; that a
+# model needs the tiles has not been measured yet.
 FINE = Look(
     long_side=(112, 144),
     aspect=(0.50, 1.0),
@@ -150,8 +150,8 @@ def make_scene(seed: int, split: str, index: int, look: Look = PLAIN, min_things
     width, height = (long_side, short_side) if wide else (short_side, long_side)
     # Half the pictures are dark, half light; a named colour stands out from both.
     base = rng.integers(8, 56) if rng.random() < 0.5 else rng.integers(205, 236)
-    background = tuple(int(value) for value in np.clip(base + rng.integers(-8, 9, 3), 0, 255))
-    slope = tuple(float(value) for value in rng.uniform(-14, 14, 2))
+    red, green, blue = (int(value) for value in np.clip(base + rng.integers(-8, 9, 3), 0, 255))
+    sideways, downwards = (float(value) for value in rng.uniform(-14, 14, 2))
     names = list(PLACES)
     things = []
     for number in rng.permutation(MAX_THINGS)[:count]:
@@ -164,6 +164,7 @@ def make_scene(seed: int, split: str, index: int, look: Look = PLAIN, min_things
         half_width, up, below = extent(shape, radius)
         x = np.clip((centre_x + jitter_x) * width, half_width + 1, width - half_width - 1)  # wholly in the picture
         y = np.clip((centre_y + jitter_y) * height, up + 1, height - below - 1)
-        painted = tuple(int(value) for value in tint)
+        painted = (int(tint[0]), int(tint[1]), int(tint[2]))
         things.append(Thing(colour, shape, size, names[number], float(x), float(y), float(radius), painted))
+    background, slope = (red, green, blue), (sideways, downwards)
     return Scene(seed, split, index, width, height, background, slope, look.noise, tuple(things))

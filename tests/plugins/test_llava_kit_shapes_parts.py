@@ -13,6 +13,7 @@ from llava_kit_shapes.tokenizer import build_tokenizer
 from pydantic import ValidationError
 
 from llava_kit import Sequences
+from llava_kit.testing import check_encoder, check_language_model
 
 STYLES = {"llama": {}, "mistral": {"style": "mistral", "window_of_mistral": 5}}
 
@@ -25,6 +26,11 @@ def language_model(request):
 
 def positions(batch: int, length: int) -> torch.Tensor:
     return torch.arange(length).expand(batch, -1)
+
+
+def test_the_parts_keep_the_public_contracts(language_model):
+    check_encoder(build_vit(ShapesVitOptions(width=32), weights=True))
+    check_language_model(language_model)
 
 
 @pytest.mark.parametrize("tiles", [0, 1, 5])
