@@ -17,7 +17,7 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     across = np.linspace(-0.5, 0.5, scene.width, dtype=np.float32) * scene.slope[0]
     down = np.linspace(-0.5, 0.5, scene.height, dtype=np.float32) * scene.slope[1]
     light = down[:, None] + across[None, :]
-    picture = light[:, :, None] + np.asarray(scene.background, dtype=np.float32)
+    picture = (light[:, :, None] + np.asarray(scene.background, dtype=np.float32)).astype(np.float32, copy=False)
     for thing in scene.things:
         _paint(picture, thing)
     if scene.noise:
@@ -45,7 +45,7 @@ def _paint(picture: NDArray[np.float32], thing: Thing) -> None:
     window += cover * (np.asarray(thing.tint, dtype=np.float32) - window)
 
 
-def _distance(shape: str, radius: float, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+def _distance(shape: str, radius: float, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return about the distance in pixels from the outline, negative inside; x [1, w], y [h, 1] from the centre."""
     half_width, up, below = extent(shape, radius)
     if shape == "circle":
