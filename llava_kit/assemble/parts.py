@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,13 +34,18 @@ DEFAULT_MAX_LENGTH = 2048
 
 @dataclass
 class Assembly:
-    """A model and what feeds it. `recipe_model` is the recipe's `model` block, None when it was assembled from ready parts."""
+    """A model and what feeds it.
+
+    `recipe_model` is the recipe's `model` block, None when it was assembled from ready parts; `seed` what its fresh weights
+    were drawn from.
+    """
 
     model: VisionLanguageModel
     template: ConversationTemplate
     tiler: Tiler
     side: Grid
     recipe_model: Model | None = None
+    seed: int = 0
 
     @property
     def tokenizer(self) -> Any:
@@ -130,7 +134,7 @@ def assemble(
     language_model: LanguageModel | None = None,
     template: ConversationTemplate | str | None = None,
     tiling: Tiling | Mapping[str, Any] | None = None,
-    splicer: str | Splicer = "auto",
+    splicer: str | Part | Splicer = "auto",
     weights: bool | Mapping[str, bool] = True,
     device: str | torch.device | None = None,
     seed: int | None = None,
@@ -140,53 +144,42 @@ def assemble(
     `weights=False` makes architectures only (a mapping says it per component): for a model whose weights follow from a folder,
     or for counting on the meta device. `seed` (default: the recipe's) decides every fresh initialisation.
     """
-    block: Model | None = None
-    if recipe is not None:
-        block = _model_block(recipe)
-        if seed is None and isinstance(recipe, Recipe):
-            seed = recipe.seed
+    ready = {"encoder": encoder, "connector": connector, "language_model": language_model, "template": template}
+    block = None if recipe is None else _model_block(recipe)
+    if block is None:
+        missing = [name for name, part in ready.items() if part is None]
+        if missing:
+            raise LlavaKitError(f"assemble: missing {', '.join(missing)}; give a recipe, or all of {', '.join(ready)}")
+    elif tiling is not None or any(part is not None for part in ready.values()):
+        raise LlavaKitError("assemble: found a recipe and ready parts; expected one or the other")
+    if seed is None and isinstance(recipe, Recipe):
+        seed = recipe.seed
     if seed is not None:
         torch.manual_seed(seed)
     if block is not None:
-        if any(part is not None for part in (encoder, connector, language_model, template, tiling)):
-            raise LlavaKitError("assemble: found a recipe and ready parts; expected one or the other")
         wanted = weights if isinstance(weights, Mapping) else dict.fromkeys(("encoder", "language_model"), weights)
         encoder = _build_encoder(block, wanted.get("encoder", True))
         language_model = build_part("language_model", block.language_model, weights=wanted.get("language_model", True))
-        connector, template, tiling, chosen = (
-            block.connector,
-            build_part("template", block.template),
-            block.tiling,
-            block.splicer,
-        )
-    else:
-        chosen = splicer
-    parts = {"encoder": encoder, "connector": connector, "language_model": language_model, "template": template}
-    missing = [name for name, part in parts.items() if part is None]
-    if missing:
-        raise LlavaKitError(f"assemble: missing {', '.join(missing)}; give a recipe, or all of {', '.join(parts)}")
+        connector, tiling, splicer = block.connector, block.tiling, block.splicer
+        template = build_part("template", block.template)
     assert encoder is not None
     assert language_model is not None
     if not isinstance(connector, Connector):
         part = connector if isinstance(connector, Part) else Part.model_validate(connector)
-        connector = build_part(
-            "connector", part, vision_width=encoder.spec.width, text_width=language_model.width, grid=encoder.spec.grid
-        )
+        widths = {"vision_width": encoder.spec.width, "text_width": language_model.width}
+        connector = build_part("connector", part, grid=encoder.spec.grid, **widths)
     if isinstance(template, str):
         template = build_part("template", Part(type=template))
     assert template is not None
     tiling = tiling if isinstance(tiling, Tiling) else Tiling.model_validate(tiling or {})
-    _check_fit(encoder, connector, language_model, tiling)
-    model = VisionLanguageModel(
-        encoder,
-        connector,
-        language_model,
-        choose_splicer(chosen) if isinstance(chosen, (str, Part)) else chosen,
-        newline=tiling.mode == "anyres" and tiling.unpad,
-    )
+    _check_fit(encoder, connector, tiling)
+    splicer = choose_splicer(splicer) if isinstance(splicer, (str, Part)) else splicer
+    newline = tiling.mode == "anyres" and tiling.unpad
+    model = VisionLanguageModel(encoder, connector, language_model, splicer, newline=newline)
     if device is not None:
         model.to(device)
-    return Assembly(model, template, make_tiler(encoder, tiling), connector.output_grid(encoder.spec.grid), block)
+    side = connector.output_grid(encoder.spec.grid)
+    return Assembly(model, template, make_tiler(encoder, tiling), side, recipe_model=block, seed=seed or 0)
 
 
 def _model_block(recipe: Recipe | Model | Mapping[str, Any]) -> Model:
@@ -206,13 +199,18 @@ def _build_encoder(block: Model, weights: bool) -> Encoder:
     return SideBySideEncoder([build_part("encoder", part, weights=weights) for part in block.encoder])
 
 
-def _check_fit(encoder: Encoder, connector: Connector, language_model: LanguageModel, tiling: Tiling) -> None:
-    if tiling.mode == "anyres" and not connector.spatial:
+def _check_fit(encoder: Encoder, connector: Connector, tiling: Tiling) -> None:
+    """Detail tiles need visual rows that keep their place in the picture."""
+    if tiling.mode != "anyres":
+        return
+    if not connector.spatial:
         raise RecipeError(
             f"model.tiling.mode: anyres needs visual rows that keep their place in the picture, and those of connector "
             f"{type(connector).__name__} have none; use mode 'pad', or a connector such as 'mlp'"
         )
-    if not encoder.spec.grid.area:
-        raise LlavaKitError(f"encoder {type(encoder).__name__} declares an empty patch grid")
-    if language_model.embedding.shape[1] != language_model.width:
-        warnings.warn("the language model's embedding is not of its declared width", stacklevel=3)
+    rows, cols = encoder.spec.grid
+    if rows != cols:
+        raise RecipeError(
+            f"model.tiling.mode: anyres needs a square grid of patches, and the encoder gives {rows} x {cols} (a class token "
+            "that is kept has no place in the picture); use mode 'pad', or keep_cls: false"
+        )

@@ -98,14 +98,16 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class RecipePlan:
-    """The whole recipe. `parameters` by component, as built; `total` of them.
+    """The whole recipe. `parameters` by component, as its checkpoint counts them; `total` of them.
 
+    `unused`: how many of them lie behind the deepest feature layer, so that they are not built.
     `guessed`: components whose activations could not be measured, because they do not run on the meta device.
     """
 
     recipe: str
     parameters: dict[str, int]
     total: int
+    unused: dict[str, int]
     guessed: list[str]
     stages: dict[str, StagePlan]
     settings: PlanSettings
@@ -139,10 +141,11 @@ def plan_recipe(recipe: Recipe, settings: PlanSettings | None = None) -> RecipeP
     _check(settings, recipe)
     assembly = build_on_meta(recipe)
     size = measure(assembly)
-    parameters = {name: size.components[name].parameters for name in COMPONENTS}
+    unused = {name: getattr(getattr(assembly.model, name), "unused_parameters", 0) for name in COMPONENTS}
+    parameters = {name: size.components[name].parameters + unused[name] for name in COMPONENTS}
     stages = {name: _plan_stage(name, stage, assembly, size, settings, recipe.seed) for name, stage in recipe.stages.items()}
     guessed = [part.name for part in size.components.values() if not part.measured]
-    return RecipePlan(recipe.name, parameters, size.parameters, guessed, stages, settings)
+    return RecipePlan(recipe.name, parameters, sum(parameters.values()), unused, guessed, stages, settings)
 
 
 def _check(settings: PlanSettings, recipe: Recipe) -> None:

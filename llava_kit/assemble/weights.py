@@ -46,6 +46,7 @@ def save_model(
     description = {
         "format": FORMAT,
         "model": assembly.recipe_model.model_dump(mode="json"),
+        "seed": assembly.seed,
         "components": names,
         "plugins": plugins_in_use(_parts(assembly.recipe_model)),
         **(info or {}),
@@ -73,7 +74,7 @@ def load_model(source: str | Path, *, device: str | torch.device | None = None) 
     _compare_plugins(folder, description["plugins"], plugins_in_use(_parts(block)))
     stored = description["components"]
     weights = {name: name not in stored for name in ("encoder", "language_model")}
-    assembly = assemble(block, weights=weights, seed=0)
+    assembly = assemble(block, weights=weights, seed=description["seed"])
     for name in stored:
         load_component(assembly.model, name, folder / f"{name}.safetensors")
     if device is not None:

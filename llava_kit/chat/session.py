@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy
+
 from ..core.conversation import Conversation, ImageBytes, ImageFile, ImagePixels, ImageRef, ImageSlot, Message, Sample
 from ..errors import DataError, LlavaKitError
+from ..image.colour import to_rgb
 from ..model.decode import Sampling
 from .responder import Responder
 
@@ -56,9 +59,7 @@ def as_image(image: Any) -> ImageRef:
     if isinstance(image, (bytes, bytearray)):
         return ImageBytes(bytes(image))
     if hasattr(image, "convert") and hasattr(image, "size"):
-        import numpy
-
-        pixels = numpy.asarray(image.convert("RGB"))
+        pixels = numpy.asarray(to_rgb(image))
         return ImagePixels(lambda: pixels, image.size, "picture")
     shape = getattr(image, "shape", None)
     if shape is not None and len(shape) == 3 and shape[2] == 3 and str(image.dtype) == "uint8":

@@ -138,6 +138,10 @@ def _parts_table(plan: RecipePlan) -> Table:
     for name, count in plan.parameters.items():
         trained = [_count(stage.trained[name]) if name in stage.trained else "-" for stage in plan.stages.values()]
         table.add_row(name.replace("_", " "), _count(count), *trained)
+        if plan.unused[name]:
+            table.add_row(
+                "  behind the feature layer, not built", _count(plan.unused[name]), *("" for _ in trained), style="dim"
+            )
     table.add_row("all", _count(plan.total), *(_count(sum(s.trained.values())) for s in plan.stages.values()), style="bold")
     return table
 

@@ -16,6 +16,9 @@ class Encoder(nn.Module, ABC):
 
     spec: EncoderSpec
 
+    unused_parameters: int = 0
+    """Parameters of the checkpoint's tower behind the deepest feature layer, which were not built (the planner tells them)."""
+
     @abstractmethod
     def forward(self, tiles: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] -> [N, P, spec.width], patches row-major. N may be any number, also 0."""

@@ -31,6 +31,7 @@ class SideBySideEncoder(Encoder):
             image_size=max(encoder.spec.image_size for encoder in encoders),
             width=sum(encoder.spec.width for encoder in encoders),
         )
+        self.unused_parameters = sum(encoder.unused_parameters for encoder in encoders)
 
     def forward(self, tiles: Tensor) -> Tensor:
         features = []

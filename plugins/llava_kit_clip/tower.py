@@ -76,6 +76,7 @@ class TowerEncoder(Encoder):
         wanted = options.feature_layer if isinstance(options.feature_layer, tuple) else (options.feature_layer,)
         self.taken = resolve_layers(wanted, config.num_hidden_layers)
         deepest = max(layer for layer, _ in self.taken)
+        unbuilt = config.num_hidden_layers - deepest
         config.num_hidden_layers = max(1, deepest)  # the initialisation of transformers divides by it
         normed = family.norms_patches and any(normed for _, normed in self.taken)
         model = build_model(
@@ -95,7 +96,11 @@ class TowerEncoder(Encoder):
         self.pre_norm = getattr(model, "pre_layrnorm", None)  # transformers spells it so
         layers = model.encoder.layers if hasattr(model.encoder, "layers") else model.encoder.layer
         self.layers = layers[:deepest]
-        self.final_norm = getattr(model, family.final_norm) if normed else None
+        self.unused_parameters = unbuilt * _num_parameters(layers[0])
+        final_norm = getattr(model, family.final_norm)
+        self.final_norm = final_norm if normed else None
+        if self.final_norm is None:
+            self.unused_parameters += _num_parameters(final_norm)
         self.num_prefix = int(family.has_cls) + getattr(config, "num_register_tokens", 0)
         self.keep_cls = options.keep_cls
         self.interpolated = _interpolated(kind, options.image_size, config)
@@ -133,6 +138,10 @@ class TowerEncoder(Encoder):
             hidden = self.final_norm(hidden)
         patches = hidden[:, self.num_prefix :]
         return torch.cat([hidden[:, :1], patches], dim=1) if self.keep_cls else patches
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def resolve_layers(wanted: Sequence[Layer], depth: int) -> list[tuple[int, bool]]:
