@@ -25,6 +25,5 @@ class ShapesQuestions(Benchmark):
         return self._source[index]
 
     def groups(self, sample: Sample) -> Sequence[str]:
-        """The question's type; then `unseen` or `seen`, and the type among the unseen."""
-        type = sample.tags["type"]
-        return (type, "unseen", f"unseen {type}") if sample.tags["unseen"] else (type, "seen")
+        """The question's type; then `unseen` or `seen`."""
+        return (sample.tags["type"], "unseen" if sample.tags["unseen"] else "seen")

@@ -35,11 +35,15 @@ def ask(scene: Scene, type: str, rng: Rng) -> Question | None:
 
 
 def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
-    """Return up to `count` different questions in random order; every type comes once before one comes twice."""
+    """Return up to `count` different questions in random order: rounds of every type once and comparison twice.
+
+    A comparison takes the most steps of thought (find two things, then weigh them) and is learnt last.
+    """
     questions: dict[str, Question] = {}
+    asked = (*QUESTION_TYPES, "comparison")
     order: list[str] = []
     while len(order) < 2 * count:
-        order += [QUESTION_TYPES[number] for number in rng.permutation(len(QUESTION_TYPES))]
+        order += [asked[number] for number in rng.permutation(len(asked))]
     for type in order:
         question = ask(scene, type, rng)
         if question is not None:
@@ -50,27 +54,24 @@ def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
 
 
 def captions(scene: Scene, rng: Rng) -> list[str]:
-    """Return five captions; each names the things in an order of its own.
+    """Return five captions; each names the things in an order of its own, each thing by its place or by its colour first.
 
-    Each caption is keyed: by place, by colour, by shape. After the key, which nobody could guess, every word must be read off
-    the picture; a caption in a fixed order would let the model learn the language of captions first and look later.
+    After that first word, which nobody could guess, every word must be read off the picture. A caption in a fixed order would
+    let the model learn the language of captions first and look later.
     """
     forms = (
-        lambda t: f"{t.place}: {t.size} {t.colour} {t.shape}",
-        lambda t: f"{t.place}: {t.colour} {t.shape}",
-        lambda t: f"{t.colour} {t.shape}, {t.place}",
-        lambda t: f"{t.size} {t.colour} {t.shape}, {t.place}",
-        lambda t: f"{t.shape}, {t.colour}, {t.place}",
+        lambda t: f"{t.place} {t.colour} {t.shape}",
+        lambda t: f"{t.place} {t.shape} {t.colour}",
+        lambda t: f"{t.colour} {t.shape} {t.place}",
+        lambda t: f"{t.colour} {t.place} {t.shape}",
     )
-    heads = ("", "", "", "", f"{_objects(len(scene.things))}: ")
-    return [head + "; ".join(form(t) for t in _shuffled(scene, rng)) for head, form in zip(heads, forms)]
+    return ["; ".join(_pick(rng, forms)(thing) for thing in _shuffled(scene, rng)) for _ in range(5)]
 
 
 def describe(scene: Scene, rng: Rng) -> tuple[str, str]:
     """Return (request, detailed description)."""
-    ground = "dark" if sum(scene.background) < 3 * 128 else "light"
     form = "is" if len(scene.things) == 1 else "are"
-    sentences = [f"There {form} {_objects(len(scene.things))} on a {ground} ground."]
+    sentences = [f"There {form} {_objects(len(scene.things))} on a dark ground."]
     sentences += [f"In the {t.place} is a {t.size} {t.colour} {t.shape}." for t in _shuffled(scene, rng)]
     return _pick(rng, DESCRIBE), " ".join(sentences)
 
@@ -164,13 +165,12 @@ def _ask_existence(scene: Scene, rng: Rng) -> Question | None:
 
 
 def _ask_comparison(scene: Scene, rng: Rng) -> Question | None:
-    named = [(thing, name) for thing in _shuffled(scene, rng) if (name := _name(scene, thing, rng, "comparison"))]
-    if len(named) < 2:
+    if len(scene.things) < 2:
         return None
-    (first, name), (second, other) = named[:2]
+    first, second = _shuffled(scene, rng)[:2]
     relation, holds = _pick(rng, _compare(first, second))
-    unseen = first.unseen or second.unseen
-    return Question("comparison", f"Is {name} {relation} {other}?", "yes" if holds else "no", unseen)
+    text = f"Is the {first.colour} object {relation} the {second.colour} object?"
+    return Question("comparison", text, "yes" if holds else "no", first.unseen or second.unseen)
 
 
 _ASK = {
@@ -198,15 +198,13 @@ def _name(scene: Scene, thing: Thing, rng: Rng, type: str) -> str | None:
         f"the {thing.colour} object": ("colour",),
         f"the {thing.shape}": ("shape",),
         f"the {thing.colour} {thing.shape}": ("colour", "shape"),
-        f"the {thing.size} {thing.shape}": ("size", "shape"),
-        f"the {thing.size} {thing.colour} object": ("size", "colour"),
         f"the object in the {thing.place}": ("place",),
     }
-    hidden = {"colour": ("colour",), "shape": ("shape",), "position": ("place",), "comparison": ("place", "size")}[type]
+    hidden = {"colour": "colour", "shape": "shape", "position": "place"}[type]
     fitting = [
         name
         for name, parts in forms.items()
-        if not set(parts) & set(hidden)
+        if hidden not in parts
         and sum(all(getattr(other, part) == getattr(thing, part) for part in parts) for other in scene.things) == 1
     ]
     return _pick(rng, fitting) if fitting else None

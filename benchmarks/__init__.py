@@ -1,0 +1,1 @@
+"""Speed and accuracy, measured: each row runs ours and the peer in one process."""
