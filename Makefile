@@ -6,7 +6,7 @@ RECIPE ?= recipes/quickstart.yaml
 # One held-out picture of the run just made, and a question to it.
 LATEST := runs/quickstart/latest
 
-.PHONY: help install quickstart quickstart-next test lint format types contracts check bench gpu clean
+.PHONY: help install quickstart quickstart-next test lint format types contracts check bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -25,7 +25,7 @@ install: $(BIN)/llava-kit  ## make the virtual environment and install (run agai
 
 quickstart: $(BIN)/llava-kit  ## train a tiny model that looks, evaluate it, ask it a question
 	$(BIN)/llava-kit train recipes/quickstart.yaml
-	$(BIN)/llava-kit chat $(LATEST) --image $(LATEST)/pictures/1.png --ask "how many shapes are there ?"
+	$(BIN)/llava-kit chat $(LATEST) --image $(LATEST)/pictures/1.png --ask "What is the colour of the object in the bottom-left?" --ask "How many objects are there?"
 
 quickstart-next: $(BIN)/llava-kit  ## the same with AnyRes tiles and a Mistral-style language model
 	$(BIN)/llava-kit train recipes/quickstart_next.yaml

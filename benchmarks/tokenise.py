@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from llava_kit_templates.formats import FORMATS
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from llava_kit.core.conversation import Conversation, ImageSlot, Message
 from llava_kit.data.tokenize import encode
+from llava_kit_templates.formats import FORMATS
 
 from .common import Report, interleaved, parse_arguments, steady
 

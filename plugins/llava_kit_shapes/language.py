@@ -119,7 +119,7 @@ def _ask_colour(scene: Scene, rng: Rng) -> Question | None:
     if found is None:
         return None
     thing, name = found
-    text = _pick(rng, (f"What colour is {name}?", f"What is the colour of {name}?"))
+    text = f"What colour is {name}?"
     return Question("colour", text, thing.colour, thing.unseen)
 
 
@@ -128,12 +128,12 @@ def _ask_shape(scene: Scene, rng: Rng) -> Question | None:
     if found is None:
         return None
     thing, name = found
-    text = _pick(rng, (f"What shape is {name}?", f"What is the shape of {name}?"))
+    text = f"What shape is {name}?"
     return Question("shape", text, thing.shape, thing.unseen)
 
 
 def _ask_count(scene: Scene, rng: Rng) -> Question | None:
-    text = _pick(rng, ("How many objects are there?", "How many objects are in the picture?"))
+    text = "How many objects are there?"
     unseen = any(thing.unseen for thing in scene.things)
     return Question("count", text, NUMBERS[len(scene.things)], unseen)
 
@@ -143,7 +143,7 @@ def _ask_position(scene: Scene, rng: Rng) -> Question | None:
     if found is None:
         return None
     thing, name = found
-    text = _pick(rng, (f"Where is {name}?", f"Where in the picture is {name}?"))
+    text = f"Where is {name}?"
     return Question("position", text, thing.place, thing.unseen)
 
 
@@ -160,7 +160,7 @@ def _ask_existence(scene: Scene, rng: Rng) -> Question | None:
         near = [(colour, shape) for colour, shape in absent if colour == thing.colour or shape == thing.shape]
         colour, shape = _pick(rng, near if rng.random() < 0.5 else absent)
         answer, witnesses = "no", [t for t in scene.things if t.colour == colour or t.shape == shape]
-    text = _pick(rng, (f"Is there a {colour} {shape}?", f"Does the picture show a {colour} {shape}?"))
+    text = f"Is there a {colour} {shape}?"
     return Question("existence", text, answer, any(thing.unseen for thing in witnesses))
 
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from llava_kit_templates.formats import FORMATS
 
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
 from llava_kit.core.source import DataSource
@@ -15,6 +14,7 @@ from llava_kit.data.example import ExampleMaker
 from llava_kit.errors import SampleError
 from llava_kit.image.tiling import Tiler, TilingOptions
 from llava_kit.testing.tokenizers import CHATML, sentencepiece_tokenizer, tokenizer_variants
+from llava_kit_templates.formats import FORMATS
 
 SPEC = EncoderSpec(8, Grid(2, 2), 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 ANYRES = TilingOptions("anyres", ((8, 16), (16, 8), (16, 16)), True, "llava")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llava_kit_templates.formats import FORMATS
 from tokenizers import AddedToken, processors
 
 from llava_kit.core.conversation import Conversation, ImageSlot, Message, Segment
@@ -15,6 +14,7 @@ from llava_kit.data.tokenize import _codec, encode
 from llava_kit.errors import LlavaKitError
 from llava_kit.splice.build import IMAGE
 from llava_kit.testing.tokenizers import byte_level_tokenizer, sentencepiece_tokenizer, tokenizer_variants
+from llava_kit_templates.formats import FORMATS
 
 TOKENIZERS = tokenizer_variants()
 KINDS = pytest.mark.parametrize("kind", sorted(TOKENIZERS))

@@ -12,7 +12,6 @@ import time
 
 import numpy as np
 import pytest
-from llava_kit_templates.formats import FORMATS
 
 from llava_kit.assemble.parts import build
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
@@ -25,6 +24,7 @@ from llava_kit.errors import DataError, SampleError, TrainingError
 from llava_kit.image.tiling import Tiler, TilingOptions
 from llava_kit.splice.build import IMAGE
 from llava_kit.testing.tokenizers import CHATML, sentencepiece_tokenizer
+from llava_kit_templates.formats import FORMATS
 
 SPEC = EncoderSpec(8, Grid(2, 2), 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

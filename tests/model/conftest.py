@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from llava_kit_shapes import ShapesLMOptions, ShapesVitOptions, build_lm, build_vit
 
 from llava_kit.assemble.parts import build
 from llava_kit.core.tiles import Grid, TileGrid
 from llava_kit.model.vlm import VisionLanguageModel
 from llava_kit.splice.build import IMAGE, Seating, build_plan
 from llava_kit.splice.reference import ReferenceSplicer
+from llava_kit_shapes import ShapesLMOptions, ShapesVitOptions, build_lm, build_vit
 
 SIDE = Grid(2, 2)
 

@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from llava_kit_shapes import ShapesLMOptions, build_lm
 
 from llava_kit.model import loss as loss_module
 from llava_kit.model.loss import target_loss
+from llava_kit_shapes import ShapesLMOptions, build_lm
 
 
 def _case():

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from llava_kit.testing.contracts import check_encoder
-from llava_kit_shapes import ShapesVitOptions, build_vit
 
 from llava_kit.core.tiles import Grid
 from llava_kit.errors import LlavaKitError
 from llava_kit.model.side_by_side import SideBySideEncoder
+from llava_kit.testing.contracts import check_encoder
+from llava_kit_shapes import ShapesVitOptions, build_vit
 
 
 def _encoder(size, width):

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from llava_kit_causal_lm import CausalLmOptions, attention, build_causal_lm
-from llava_kit_causal_lm.language_model import PRESETS
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llava_kit import CheckpointError, LlavaKitError, PluginError, Sequences
 from llava_kit.testing.contracts import check_language_model
+from llava_kit_causal_lm import CausalLmOptions, attention, build_causal_lm
+from llava_kit_causal_lm.language_model import PRESETS
 
 TINY = {
     "vocab_size": 64,

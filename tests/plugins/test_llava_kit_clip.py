@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 
-import llava_kit_clip
 import pytest
 import torch
-from llava_kit_clip.tower import PRESETS, resolve_layers
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -23,8 +21,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
+import llava_kit_clip
 from llava_kit import CheckpointError, Grid, LlavaKitError, PluginError
 from llava_kit.testing.contracts import check_encoder
+from llava_kit_clip.tower import PRESETS, resolve_layers
 
 TINY = {
     "hidden_size": 32,

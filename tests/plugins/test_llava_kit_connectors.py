@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import llava_kit_connectors as plugin
 import pytest
 import torch
 from torch import nn
 
+import llava_kit_connectors as plugin
 from llava_kit import Grid, LlavaKitError
 from llava_kit.testing.contracts import check_connector
 

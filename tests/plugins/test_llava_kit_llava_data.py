@@ -10,13 +10,13 @@ from io import BytesIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llava_kit_llava_data.index import fingerprint, index_rows
 from PIL import Image
 
 from llava_kit.assemble.parts import build
 from llava_kit.core.conversation import ImageBytes, ImageFile, ImageSlot
 from llava_kit.errors import DataError, SampleError
 from llava_kit.image.reader import picture_size
+from llava_kit_llava_data.index import fingerprint, index_rows
 
 ROWS = [
     {

@@ -7,11 +7,11 @@ import json
 import open_clip
 import pytest
 import torch
-from llava_kit_open_clip import OpenClipOptions, build_open_clip
 from safetensors.torch import save_file
 
 from llava_kit import CheckpointError, Grid, PluginError
 from llava_kit.testing.contracts import check_encoder
+from llava_kit_open_clip import OpenClipOptions, build_open_clip
 
 TEXT = {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
 VISION = {"image_size": 48, "layers": 3, "width": 32, "head_width": 8, "patch_size": 16}

@@ -10,13 +10,14 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from llava_kit_shapes import Mix, ShapesOptions, ShapesQuestionsOptions
 from llava_kit_shapes.benchmark import ShapesQuestions
 from llava_kit_shapes.language import NUMBERS, QUESTION_TYPES, ask, ask_many, captions, describe, reason
 from llava_kit_shapes.render import render
 from llava_kit_shapes.source import ShapesSource
 from llava_kit_shapes.world import COLOURS, LOOKS, PLACES, SET_ASIDE, SHAPES, SIZES, Scene, Thing, generator, make_scene
-from pydantic import ValidationError
 
 WORDS = generator  # streams of words are streams of the world
 

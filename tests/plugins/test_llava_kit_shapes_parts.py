@@ -7,13 +7,13 @@ from string import ascii_letters
 
 import pytest
 import torch
-from llava_kit_shapes import ShapesLMOptions, ShapesOptions, ShapesVitOptions, build_lm, build_vit
-from llava_kit_shapes.source import ShapesSource
-from llava_kit_shapes.tokenizer import build_tokenizer
 from pydantic import ValidationError
 
 from llava_kit import Sequences
 from llava_kit.testing import check_encoder, check_language_model
+from llava_kit_shapes import ShapesLMOptions, ShapesOptions, ShapesVitOptions, build_lm, build_vit
+from llava_kit_shapes.source import ShapesSource
+from llava_kit_shapes.tokenizer import build_tokenizer
 
 STYLES = {"llama": {}, "mistral": {"style": "mistral", "window_of_mistral": 5}}
 

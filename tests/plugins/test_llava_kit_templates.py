@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llava_kit_templates.formats import ALIASES, FORMATS
 
 from llava_kit.assemble.parts import build
 from llava_kit.core.conversation import Conversation, ImageSlot, Message, Segment
 from llava_kit.errors import LlavaKitError, SampleError
 from llava_kit.testing.templates import check_template, sample_conversation
+from llava_kit_templates.formats import ALIASES, FORMATS
 
 HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from llava_kit_timm import TimmOptions, build_timm
 from safetensors.torch import save_file
 
 from llava_kit import CheckpointError, Grid, PluginError
 from llava_kit.testing.contracts import check_encoder
+from llava_kit_timm import TimmOptions, build_timm
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 2}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from llava_kit_templates.formats import FORMATS
 
 from llava_kit.core.conversation import Conversation, ImageSlot, Segment
 from llava_kit.core.template import ConversationTemplate
 from llava_kit.testing.templates import check_template, sample_conversation
+from llava_kit_templates.formats import FORMATS
 
 
 @dataclass

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from llava_kit_shapes.source import ShapesSource
 from rich.console import Console
 from safetensors.torch import load_file
 from toy import curve
@@ -23,6 +22,7 @@ from llava_kit.train import loop, run
 from llava_kit.train.folder import locked
 from llava_kit.train.metrics import METRICS, read_metrics
 from llava_kit.train.run import train
+from llava_kit_shapes.source import ShapesSource
 
 SOURCE = {"type": "shapes", "task": "captions", "size": 24}
 BOTH = {"lr": 2e-3}
