@@ -54,7 +54,7 @@ def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
 
 
 def captions(scene: Scene, rng: Rng) -> list[str]:
-    """Return five captions; each names the things in an order of its own, each thing by its place or by its colour first.
+    """Return five captions, all different; each names the things in an order of its own, each by its place or colour first.
 
     After that first word, which nobody could guess, every word must be read off the picture. A caption in a fixed order would
     let the model learn the language of captions first and look later.
@@ -64,8 +64,13 @@ def captions(scene: Scene, rng: Rng) -> list[str]:
         lambda t: f"{t.place} {t.shape} {t.colour}",
         lambda t: f"{t.colour} {t.shape} {t.place}",
         lambda t: f"{t.colour} {t.place} {t.shape}",
+        lambda t: f"{t.colour} {t.size} {t.shape}",
     )
-    return ["; ".join(_pick(rng, forms)(thing) for thing in _shuffled(scene, rng)) for _ in range(5)]
+    told = []
+    for opening in rng.permutation(len(forms)):  # no two captions begin in the same form, so no two are the same
+        first, *others = _shuffled(scene, rng)
+        told.append("; ".join([forms[opening](first), *(_pick(rng, forms)(thing) for thing in others)]))
+    return told
 
 
 def describe(scene: Scene, rng: Rng) -> tuple[str, str]:
@@ -196,9 +201,9 @@ def _name(scene: Scene, thing: Thing, rng: Rng, type: str) -> str | None:
     """A name for `thing` that fits no other thing of the scene and does not hold the answer to a question of `type`."""
     forms: dict[str, tuple[str, ...]] = {
         f"the {thing.colour} object": ("colour",),
-        f"the {thing.shape}": ("shape",),
         f"the {thing.colour} {thing.shape}": ("colour", "shape"),
         f"the object in the {thing.place}": ("place",),
+        f"the {thing.shape} in the {thing.place}": ("shape", "place"),
     }
     hidden = {"colour": "colour", "shape": "shape", "position": "place"}[type]
     fitting = [

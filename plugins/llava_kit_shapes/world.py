@@ -17,14 +17,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
-# The centre of each place as a share of width and height. Corners stand 0.28 from the middle, so that things in neighbouring
-# places keep apart in pictures as long as `PLAIN` and `FINE` make them; a test measures it.
+# The centre of each place as a share of width and height. Corners stand far enough from the middle for two large things in
+# neighbouring places to keep apart even in the longest picture (aspect 1:1.5, radius 0.165 of the long side).
 PLACES: dict[str, tuple[float, float]] = {
-    "top-left": (0.22, 0.22),
-    "top-right": (0.78, 0.22),
+    "top-left": (0.19, 0.19),
+    "top-right": (0.81, 0.19),
     "middle": (0.50, 0.50),
-    "bottom-left": (0.22, 0.78),
-    "bottom-right": (0.78, 0.78),
+    "bottom-left": (0.19, 0.81),
+    "bottom-right": (0.81, 0.81),
 }
 MAX_THINGS = len(PLACES)
 SPLITS = ("train", "validation", "test")
@@ -160,7 +160,7 @@ def make_scene(seed: int, split: str, index: int, look: Look = PLAIN, min_things
         free = [combination for combination in pool if combination[0] not in taken]
         colour, shape, size = free[rng.integers(len(free))]
         centre_x, centre_y = PLACES[names[number]]
-        jitter_x, jitter_y = rng.uniform(-0.03, 0.03, 2)
+        jitter_x, jitter_y = rng.uniform(-0.02, 0.02, 2)
         radius = long_side * rng.uniform(*look.radius[size])
         tint = [_within(value + shift, 0, 255) for value, shift in zip(COLOURS[colour], rng.integers(-12, 13, 3).tolist())]
         half_width, up, below = extent(shape, radius)

@@ -185,9 +185,9 @@ def test_comparisons_are_clear_to_the_eye():
         if "than" in question.text:
             assert first.size != second.size
         elif " of " in question.text:
-            assert abs(first.x - second.x) > 0.2 * scene.width
+            assert abs(first.x - second.x) > 0.15 * scene.width
         else:
-            assert abs(first.y - second.y) > 0.2 * scene.height
+            assert abs(first.y - second.y) > 0.15 * scene.height
 
 
 def test_no_answer_is_frequent_enough_to_be_guessed():
@@ -217,12 +217,13 @@ def test_captions_and_descriptions_name_every_thing_and_no_other():
             for thing in scene.things:
                 assert thing.colour in text
                 assert thing.shape in text
-                assert thing.place in text
+                assert thing.place in text or (text != description and thing.size in text)
             for word, attribute in (
                 [(c, "colour") for c in COLOURS] + [(s, "shape") for s in SHAPES] + [(p, "place") for p in PLACES]
             ):
                 times = len(re.findall(rf"(?<![\w-]){word}(?![\w-])", text))
-                assert times == sum(getattr(thing, attribute) == word for thing in scene.things), (text, word)
+                there = sum(getattr(thing, attribute) == word for thing in scene.things)
+                assert times == there or (attribute == "place" and text != description and times < there), (text, word)
 
 
 def test_reasoning_ends_in_the_truth():
