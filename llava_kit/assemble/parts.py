@@ -28,7 +28,7 @@ from ..recipe.schema import Model, Part, Recipe, Tiling
 from ..registry.manager import default_registry
 from ..splice.reference import ReferenceSplicer
 
-# What a conversation may hold when nobody said otherwise: the length that LLaVA 1.5 was trained with (REFERENCE 2.2).
+# What a conversation may hold when nobody said otherwise: the length that LLaVA 1.5 was trained with.
 DEFAULT_MAX_LENGTH = 2048
 
 

@@ -15,7 +15,7 @@ from ..splice.build import build_plan
 from .example import Example
 
 # Batches have 4, 8, 12, ... tiles, so that a compiled encoder meets few shapes; at least 4, so that a batch without a picture
-# goes the same way as every other (REFERENCE 7.4: engines hang when one rank skips the encoder).
+# goes the same way as every other (sharded engines hang when one rank skips the encoder).
 TILE_MULTIPLE = 4
 
 

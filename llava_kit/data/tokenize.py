@@ -1,6 +1,6 @@
 """Segments become token ids, each with the flag of the segment in which it begins: labels by construction, nothing searched.
 
-Text between two pictures is joined and tokenised once, as LLaVA's own `tokenizer_image_token` does it (REFERENCE 3.2): each
+Text between two pictures is joined and tokenised once, as LLaVA's own `tokenizer_image_token` does it: each
 stretch on its own, the beginning-of-sequence token only at the very start, never an end-of-sequence token that nobody wrote.
 Markers such as `</s>` are special tokens in `special` segments and letters everywhere else.
 """

@@ -37,7 +37,7 @@ class VisionLanguageModel(nn.Module):
         self.language_model = language_model
         self.splicer = splicer
         width = language_model.width
-        # The scale is the original's: randn / sqrt(width) (REFERENCE: LLaVA-NeXT llava_arch).
+        # The scale is the original's: randn / sqrt(width) (LLaVA-NeXT, llava_arch.py).
         self.newline = nn.Parameter(torch.randn(width) * width**-0.5) if newline else None
 
     def embed(self, tiles: Tensor, plan: SplicePlan) -> Tensor:

@@ -45,7 +45,7 @@ class Part(BaseModel):
 
 
 class Tiling(Block):
-    """How a picture becomes tiles (REFERENCE: LLaVA v1 square, v1.5 pad, NeXT anyres)."""
+    """How a picture becomes tiles (LLaVA v1: square, v1.5: pad, NeXT: anyres)."""
 
     mode: Literal["square", "pad", "resize", "anyres"] = Field(
         default="pad",

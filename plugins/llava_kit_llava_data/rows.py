@@ -49,7 +49,7 @@ def read_row(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str)
         system = "".join(part for part in turns[0].content if isinstance(part, str))
         turns = turns[1:]
     tags: dict[str, Any] = {}
-    # As the original does: an answer that nobody asked for has nothing to be learnt from (REFERENCE 3.5).
+    # As the original does: an answer that nobody asked for has nothing to be learnt from.
     if turns and turns[0].role == "assistant":
         turns, tags["skipped_first_turn"] = turns[1:], True
     messages, images = _seat_pictures(turns, listed, options.picture_place == "first")

@@ -1,4 +1,4 @@
-"""The formats by name: the texts and marks of LLaVA and LLaVA-NeXT (REFERENCE 3.1), nothing else.
+"""The formats by name: the texts and marks of LLaVA and LLaVA-NeXT, nothing else.
 
 Names are the keys of the original's `conv_templates`. Two differ from what the original does with the key: `v0` leaves out the
 built-in example that the original's chat puts before the first turn and its training does not; `llava_llama_3` needs no
