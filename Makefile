@@ -25,7 +25,7 @@ install: $(BIN)/llava-kit  ## make the virtual environment and install (run agai
 
 quickstart: $(BIN)/llava-kit  ## train a tiny model that looks, evaluate it, ask it a question
 	$(BIN)/llava-kit train recipes/quickstart.yaml
-	$(BIN)/llava-kit chat $(LATEST) --image $(LATEST)/pictures/1.png --ask "What is the colour of the object in the bottom-left?" --ask "How many objects are there?"
+	$(BIN)/llava-kit chat $(LATEST) --image $(LATEST)/pictures/1.png --ask "How many objects are there?" --ask "What colour is the object in the middle?"
 
 quickstart-next: $(BIN)/llava-kit  ## the same with AnyRes tiles and a Mistral-style language model
 	$(BIN)/llava-kit train recipes/quickstart_next.yaml
