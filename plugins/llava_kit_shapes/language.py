@@ -35,12 +35,12 @@ def ask(scene: Scene, type: str, rng: Rng) -> Question | None:
 
 
 def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
-    """Return up to `count` different questions in random order: rounds of every type once and comparison twice.
+    """Return up to `count` different questions in random order: rounds of every type once, existence and comparison twice.
 
-    A comparison takes the most steps of thought (find two things, then weigh them) and is learnt last.
+    These two take the most steps of thought (bind colour and shape; find two things, then weigh them) and are learnt last.
     """
     questions: dict[str, Question] = {}
-    asked = (*QUESTION_TYPES, "comparison")
+    asked = (*QUESTION_TYPES, "existence", "comparison")
     order: list[str] = []
     while len(order) < 2 * count:
         order += [asked[number] for number in rng.permutation(len(asked))]
@@ -173,7 +173,10 @@ def _ask_comparison(scene: Scene, rng: Rng) -> Question | None:
     if len(scene.things) < 2:
         return None
     first, second = _shuffled(scene, rng)[:2]
-    relation, holds = _pick(rng, _compare(first, second))
+    facts = _compare(first, second)
+    if first.size != second.size and rng.random() < 0.5:  # places differ nearly always: without this sizes would be rare
+        facts = [fact for fact in facts if fact[0].endswith("than")]
+    relation, holds = _pick(rng, facts)
     text = f"Is the {first.colour} object {relation} the {second.colour} object?"
     return Question("comparison", text, "yes" if holds else "no", first.unseen or second.unseen)
 

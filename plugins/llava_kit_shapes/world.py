@@ -18,7 +18,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = ("small", "large")
 # The centre of each place as a share of width and height. Corners stand far enough from the middle for two large things in
-# neighbouring places to keep apart even in the longest picture (aspect 1:1.5, radius 0.165 of the long side).
+# neighbouring places to keep apart even in the longest picture (aspect 1:1.5).
 PLACES: dict[str, tuple[float, float]] = {
     "top-left": (0.19, 0.19),
     "top-right": (0.81, 0.19),
@@ -53,16 +53,17 @@ class Look:
 
     long_side: tuple[int, int]
     aspect: tuple[float, float]  # short side / long side
-    radius: dict[str, tuple[float, float]]  # share of the long side, for each size word
+    radius: dict[str, tuple[float, float]]  # share of the mean side, for each size word
     noise: int  # grey levels, a power of two: pixel noise is uniform in [-noise, noise)
 
 
-# Radii are shares of the *long* side. Squeezed to a tile of 48 pixels: small 4.8-5.5 pixels, large 7.2-7.9. At two thirds of
-# that, telling the shapes apart took most of the training.
+# Radii are shares of the mean side, sqrt(width * height): squeezed to a square tile, a thing then covers the same area whatever the
+# shape of its picture. In a tile of 48 pixels: small 5.3-5.9 pixels, large 7.9-8.6. At two thirds of that, telling the shapes
+# apart took most of the training.
 PLAIN = Look(
     long_side=(56, 96),
     aspect=(0.65, 1.0),
-    radius={"small": (0.100, 0.115), "large": (0.150, 0.165)},
+    radius={"small": (0.110, 0.122), "large": (0.165, 0.180)},
     noise=8,
 )
 # Half as large: in 2 x 2 tiles of 48 pixels a thing has the size that it has in a plain picture seen whole; seen whole itself,
@@ -70,7 +71,7 @@ PLAIN = Look(
 FINE = Look(
     long_side=(112, 160),
     aspect=(0.65, 1.0),
-    radius={"small": (0.050, 0.0575), "large": (0.075, 0.0825)},
+    radius={"small": (0.055, 0.061), "large": (0.0825, 0.090)},
     noise=8,
 )
 LOOKS = {"plain": PLAIN, "fine": FINE}
@@ -161,7 +162,7 @@ def make_scene(seed: int, split: str, index: int, look: Look = PLAIN, min_things
         colour, shape, size = free[rng.integers(len(free))]
         centre_x, centre_y = PLACES[names[number]]
         jitter_x, jitter_y = rng.uniform(-0.02, 0.02, 2)
-        radius = long_side * rng.uniform(*look.radius[size])
+        radius = (width * height) ** 0.5 * rng.uniform(*look.radius[size])
         tint = [_within(value + shift, 0, 255) for value, shift in zip(COLOURS[colour], rng.integers(-12, 13, 3).tolist())]
         half_width, up, below = extent(shape, radius)
         x = _within((centre_x + jitter_x) * width, half_width + 1, width - half_width - 1)  # wholly in the picture
