@@ -57,9 +57,9 @@ class Look:
     noise: int  # grey levels, a power of two: pixel noise is uniform in [-noise, noise)
 
 
-# Radii are shares of the mean side, sqrt(width * height): squeezed to a square tile, a thing then covers the same area whatever the
-# shape of its picture. In a tile of 48 pixels: small 5.3-5.9 pixels, large 7.9-8.6. At two thirds of that, telling the shapes
-# apart took most of the training.
+# Radii are shares of the mean side, sqrt(width * height): squeezed to a square tile, a thing then covers the same area whatever
+# the shape of its picture. In a tile of 48 pixels: small 5.3-5.9 pixels, large 7.9-8.6. At two thirds of that, telling the
+# shapes apart took most of the training.
 PLAIN = Look(
     long_side=(56, 96),
     aspect=(0.65, 1.0),
