@@ -144,3 +144,18 @@ def toy_recipe(make_plugin, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "toy.yaml").write_text(TOY_RECIPE, encoding="utf-8")
     return folder / "toy.yaml"
+
+
+# A toy model block: every part real, none larger than a few thousand numbers.
+TOY = {
+    "encoder": {"type": "shapes_vit", "image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2},
+    "connector": {"type": "mlp", "depth": 2},
+    "language_model": {"type": "shapes_lm", "width": 16, "depth": 1, "heads": 2},
+    "template": {"type": "vicuna_v1"},
+    "tiling": {"mode": "anyres", "pinpoints": [[32, 64], [64, 32], [64, 64]], "unpad": True},
+}
+
+
+@pytest.fixture
+def toy() -> dict:
+    return {name: dict(block) for name, block in TOY.items()}
