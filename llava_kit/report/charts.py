@@ -23,17 +23,21 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
-    """Lines over a common x axis; the y axis starts at 0."""
+    """Lines over a common x axis; the y axis starts at 0 and ends where the lines are after the first twentieth of the way.
+
+    A loss begins several times higher than it soon is; what is above the axis runs along its edge.
+    """
     drawn = [Series(s.label, _thin([p for p in s.points if math.isfinite(p[1])]), s.dots) for s in series]
     every = [point for s in drawn for point in s.points]
     if not every:
         return '<p class="muted">nothing was logged</p>'
     x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
-    y_high = max(y for _, y in every) * 1.05 or 1.0
+    settled = [y for x, y in every if x - x_low >= 0.05 * (x_high - x_low)]
+    y_high = max(settled) * 1.05 or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         share = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
-        return LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / y_high * (HEIGHT - TOP - BOTTOM)
+        return LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - min(1.0, y / y_high) * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} over {escape(x_label)}">']
     for tick in _ticks(0, y_high):
