@@ -35,12 +35,12 @@ def ask(scene: Scene, type: str, rng: Rng) -> Question | None:
 
 
 def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
-    """Return up to `count` different questions in random order: rounds of every type once and comparison three times.
+    """Return up to `count` different questions in random order: rounds of every type once and comparison twice.
 
     A comparison takes the most steps of thought (find two things, then weigh them) and is learnt last.
     """
     questions: dict[str, Question] = {}
-    asked = (*QUESTION_TYPES, "comparison", "comparison")
+    asked = (*QUESTION_TYPES, "comparison")
     order: list[str] = []
     while len(order) < 2 * count:
         order += [asked[number] for number in rng.permutation(len(asked))]
@@ -106,16 +106,15 @@ def reason(scene: Scene, rng: Rng) -> tuple[str, str]:
 
 
 def _compare(first: Thing, second: Thing) -> list[tuple[str, bool]]:
-    """Every comparison of the two that is clear to the eye, with its truth: for each true one its opposite is there."""
+    """Every comparison of where the two stand, with its truth: for each true one its opposite is there.
+
+    Places alone: size words are in the captions, but which of two sizes is the larger took longer to learn than all else.
+    """
     (x, y), (other_x, other_y) = PLACES[first.place], PLACES[second.place]
     facts = []
-    for less, more, mine, theirs in (
-        ("left of", "right of", x, other_x),
-        ("above", "below", y, other_y),
-        ("smaller than", "larger than", first.size == "large", second.size == "large"),
-    ):
+    for less, more, mine, theirs in (("left of", "right of", x, other_x), ("above", "below", y, other_y)):
         if mine != theirs:
-            facts += [(less, bool(mine < theirs)), (more, bool(mine > theirs))]
+            facts += [(less, mine < theirs), (more, mine > theirs)]
     return facts
 
 
@@ -173,10 +172,7 @@ def _ask_comparison(scene: Scene, rng: Rng) -> Question | None:
     if len(scene.things) < 2:
         return None
     first, second = _shuffled(scene, rng)[:2]
-    facts = _compare(first, second)
-    if first.size != second.size and rng.random() < 0.5:  # places differ nearly always: without this sizes would be rare
-        facts = [fact for fact in facts if fact[0].endswith("than")]
-    relation, holds = _pick(rng, facts)
+    relation, holds = _pick(rng, _compare(first, second))
     text = f"Is the {first.colour} object {relation} the {second.colour} object?"
     return Question("comparison", text, "yes" if holds else "no", first.unseen or second.unseen)
 
