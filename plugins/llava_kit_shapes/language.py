@@ -35,12 +35,12 @@ def ask(scene: Scene, type: str, rng: Rng) -> Question | None:
 
 
 def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
-    """Return up to `count` different questions in random order: rounds of every type once and comparison twice.
+    """Return up to `count` different questions in random order: rounds of every type once, existence and comparison twice.
 
-    A comparison takes the most steps of thought (find two things, then weigh them) and is learnt last.
+    These two take the most steps of thought (bind colour and shape; find two things, then weigh them) and are learnt last.
     """
     questions: dict[str, Question] = {}
-    asked = (*QUESTION_TYPES, "comparison")
+    asked = (*QUESTION_TYPES, "existence", "comparison")
     order: list[str] = []
     while len(order) < 2 * count:
         order += [asked[number] for number in rng.permutation(len(asked))]
