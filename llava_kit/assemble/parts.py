@@ -166,11 +166,12 @@ def assemble(
     assert language_model is not None
     if not isinstance(connector, Connector):
         part = connector if isinstance(connector, Part) else Part.model_validate(connector)
-        widths = {"vision_width": encoder.spec.width, "text_width": language_model.width}
-        connector = build_part("connector", part, grid=encoder.spec.grid, **widths)
+        neighbours: dict[str, Any] = {"vision_width": encoder.spec.width, "text_width": language_model.width}
+        connector = build_part("connector", part, grid=encoder.spec.grid, **neighbours)
     if isinstance(template, str):
         template = build_part("template", Part(type=template))
-    assert template is not None
+    assert isinstance(connector, Connector)
+    assert isinstance(template, ConversationTemplate)
     tiling = tiling if isinstance(tiling, Tiling) else Tiling.model_validate(tiling or {})
     _check_fit(encoder, connector, tiling)
     splicer = choose_splicer(splicer) if isinstance(splicer, (str, Part)) else splicer

@@ -33,9 +33,13 @@ class SideBySideEncoder(Encoder):
         )
         self.unused_parameters = sum(encoder.unused_parameters for encoder in encoders)
 
+    @property
+    def _parts(self) -> list[Encoder]:
+        return [encoder for encoder in self.encoders if isinstance(encoder, Encoder)]
+
     def forward(self, tiles: Tensor) -> Tensor:
         features = []
-        for encoder in self.encoders:
+        for encoder in self._parts:
             side = encoder.spec.image_size
             seen = tiles
             if side != self.spec.image_size:
@@ -52,4 +56,4 @@ class SideBySideEncoder(Encoder):
         return torch.cat(features, dim=-1)
 
     def blocks(self) -> Sequence[nn.Module]:
-        return [block for encoder in self.encoders for block in encoder.blocks()]
+        return [block for encoder in self._parts for block in encoder.blocks()]

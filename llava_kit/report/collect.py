@@ -25,8 +25,7 @@ def read_run(folder: Path, *, seconds: float | None = None) -> RunRecord:
     metrics = [json.loads(line) for line in _read(folder / "metrics.jsonl").splitlines()]
     evaluation = _optional(folder / "evaluation.json")
     stages = [_stage(record, recipe["model"], metrics) for record in summary["stages"]]
-    if seconds is None:
-        seconds = sum(stage.seconds for stage in stages) + (evaluation or {}).get("seconds", 0.0)
+    worked = sum(stage.seconds for stage in stages) + (evaluation or {}).get("seconds", 0.0)
     return RunRecord(
         name=recipe["name"],
         description=recipe.get("description") or "",
@@ -37,7 +36,7 @@ def read_run(folder: Path, *, seconds: float | None = None) -> RunRecord:
         stages=stages,
         evaluation=evaluation,
         pictures=_pictures(folder / "pictures"),
-        seconds=seconds,
+        seconds=worked if seconds is None else seconds,
     )
 
 

@@ -69,10 +69,10 @@ class ShapesLMOptions(Options):
 class Mix(Options):
     """How much of each kind an `instruct` source holds; the weights need not sum to one."""
 
-    conversation: float = Field(0.8, ge=0)
-    detail: float = Field(0.1, ge=0)
-    reasoning: float = Field(0.1, ge=0)
-    captions: float = Field(0.0, ge=0)
+    conversation: float = Field(default=0.8, ge=0)
+    detail: float = Field(default=0.1, ge=0)
+    reasoning: float = Field(default=0.1, ge=0)
+    captions: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _holds_something(self) -> Mix:
@@ -89,7 +89,7 @@ class ShapesOptions(Options):
     size: PositiveInt = Field(20_000, description="how many samples; each has a picture of its own")
     seed: int = Field(0, ge=0)
     detail: Literal["plain", "fine"] = Field("plain", description="fine: larger pictures of smaller things, which need tiles")
-    turns: PositiveInt = Field(7, description="conversation only: questions about a picture")
+    turns: PositiveInt = Field(default=7, description="conversation only: questions about a picture")
     mix: Mix = Field(default_factory=Mix, description="instruct only")
 
 

@@ -132,7 +132,7 @@ def test_bombs_are_refused_on_the_header():
         ref = ImageBytes(data, name)
         start = time.process_time()
         error = refusal(ref)
-        assert time.process_time() - start < 0.05, name
+        assert time.process_time() - start < 1, name  # decoding it would take longer; on a calm machine 0.05 s
         assert error.reason == "too_many_pixels", (name, str(error))
         with pytest.raises(SampleError):
             picture_size(ref)
@@ -182,7 +182,7 @@ def test_too_many_bytes_are_not_read(tmp_path):
         file.truncate(10 * 2**30)  # sparse: no disk is taken
     start = time.process_time()
     assert refusal(ImageFile(str(path))).reason == "too_many_bytes"
-    assert time.process_time() - start < 0.05
+    assert time.process_time() - start < 1  # reading ten gigabytes would take longer
 
 
 # Row 19: odd pictures.

@@ -16,7 +16,7 @@ from llava_kit.recipe.load import load_recipe
 from llava_kit.recipe.reader import read_text
 from llava_kit.recipe.tree import plain
 
-SECONDS = 1.0
+SECONDS = 10.0  # a hang, not a speed: on a calm machine each takes well under a second
 MEGABYTES = 200
 
 HOSTILE = {
