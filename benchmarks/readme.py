@@ -44,11 +44,11 @@ def accuracy() -> str:
     )
     lines.append(row("wrong picture, seed 0", first["wrong_picture"], kinds))
     lines.append(row("majority answer", first["majority"], kinds))
-    wall = "/".join(f"{run['seconds']:.0f}" for run in result["runs"])
-    told = (
-        f"{first['questions']:,} held-out questions; {wall} s from start to report on {result['environment']['cores']} cores "
-    )
-    return "\n".join(lines) + f"\n\n{told}({result['environment']['processor']}).\n"
+    walls = [f"{run['seconds']:.0f} s" for run in result["runs"] if run["seconds"] is not None]
+    told = f"{first['questions']:,} held-out questions a seed"
+    if walls:
+        told += f"; {', '.join(walls)} from start to report on {result['environment']['cores']} cores"
+    return "\n".join(lines) + f"\n\n{told} ({result['environment']['processor']}).\n"
 
 
 def row(label: str, values: dict[str, float], kinds: list[str]) -> str:
