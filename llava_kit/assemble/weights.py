@@ -99,13 +99,8 @@ def component_tensors(model: VisionLanguageModel, component: str) -> dict[str, T
     return result
 
 
-def load_component(model: VisionLanguageModel, component: str, file: Path) -> None:
-    """Fill a component from its file. Every tensor must be there, in its shape, and no other."""
-    try:
-        found = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
-    expected = component_tensors(model, component)
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `found` from filling `expected`: tensors that are missing, foreign, or of another shape, in order of name."""
     wrong = [f"missing tensor {name!r}" for name in expected.keys() - found.keys()]
     wrong += [f"unexpected tensor {name!r}" for name in found.keys() - expected.keys()]
     wrong += [
@@ -113,8 +108,19 @@ def load_component(model: VisionLanguageModel, component: str, file: Path) -> No
         for name in expected.keys() & found.keys()
         if found[name].shape != expected[name].shape
     ]
+    return sorted(wrong)
+
+
+def load_component(model: VisionLanguageModel, component: str, file: Path) -> None:
+    """Fill a component from its file. Every tensor must be there, in its shape, and no other."""
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
+    expected = component_tensors(model, component)
+    wrong = misfits(found, expected)
     if wrong:
-        raise CheckpointError(f"{file} does not fit the {component} of this model:\n  " + "\n  ".join(sorted(wrong)))
+        raise CheckpointError(f"{file} does not fit the {component} of this model:\n  " + "\n  ".join(wrong))
     with torch.no_grad():
         if component == "connector" and model.newline is not None:
             model.newline.copy_(found.pop("newline"))

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..assemble.files import sweep, verify_folder, write_folder
+from ..assemble.weights import misfits
 from ..errors import CheckpointError, TrainingError
 from ..recipe.schema import Checkpointing
 
@@ -209,19 +210,12 @@ def differences(saved: Any, now: Any, path: str = "") -> list[str]:
 
 def restore_parameters(parameters: Mapping[str, Tensor], snapshot: Snapshot) -> None:
     """Fill `parameters` in place. Raises `CheckpointError` naming the tensors that are missing, foreign or of another shape."""
-    found = snapshot.parameters
-    wrong = [f"missing tensor {name!r}" for name in parameters.keys() - found.keys()]
-    wrong += [f"unexpected tensor {name!r}" for name in found.keys() - parameters.keys()]
-    wrong += [
-        f"tensor {name!r}: found shape {tuple(found[name].shape)}, expected {tuple(parameters[name].shape)}"
-        for name in parameters.keys() & found.keys()
-        if parameters[name].shape != found[name].shape
-    ]
+    wrong = misfits(snapshot.parameters, parameters)
     if wrong:
-        raise CheckpointError(f"{snapshot.path / PARAMETERS} does not fit this model:\n  " + "\n  ".join(sorted(wrong)))
+        raise CheckpointError(f"{snapshot.path / PARAMETERS} does not fit this model:\n  " + "\n  ".join(wrong))
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(found[name])
+            parameter.copy_(snapshot.parameters[name])
 
 
 def _told(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -118,37 +119,23 @@ def _compare(first: Thing, second: Thing) -> list[tuple[str, bool]]:
     return facts
 
 
-def _ask_colour(scene: Scene, rng: Rng) -> Question | None:
-    found = _refer(scene, rng, "colour")
-    if found is None:
-        return None
-    thing, name = found
-    text = f"What colour is {name}?"
-    return Question("colour", text, thing.colour, thing.unseen)
-
-
-def _ask_shape(scene: Scene, rng: Rng) -> Question | None:
-    found = _refer(scene, rng, "shape")
-    if found is None:
-        return None
-    thing, name = found
-    text = f"What shape is {name}?"
-    return Question("shape", text, thing.shape, thing.unseen)
+def _ask_attribute(scene: Scene, rng: Rng, type: str, begin: str, attribute: str) -> Question:
+    """A question for one attribute of a random thing, named by its others: no colour or place comes twice in a picture."""
+    thing = _shuffled(scene, rng)[0]
+    names = {
+        f"the {thing.colour} object": ("colour",),
+        f"the {thing.colour} {thing.shape}": ("colour", "shape"),
+        f"the object in the {thing.place}": ("place",),
+        f"the {thing.shape} in the {thing.place}": ("shape", "place"),
+    }
+    name = _pick(rng, [name for name, told in names.items() if attribute not in told])
+    return Question(type, f"{begin} {name}?", getattr(thing, attribute), thing.unseen)
 
 
 def _ask_count(scene: Scene, rng: Rng) -> Question | None:
     text = "How many objects are there?"
     unseen = any(thing.unseen for thing in scene.things)
     return Question("count", text, NUMBERS[len(scene.things)], unseen)
-
-
-def _ask_position(scene: Scene, rng: Rng) -> Question | None:
-    found = _refer(scene, rng, "position")
-    if found is None:
-        return None
-    thing, name = found
-    text = f"Where is {name}?"
-    return Question("position", text, thing.place, thing.unseen)
 
 
 def _ask_existence(scene: Scene, rng: Rng) -> Question | None:
@@ -178,40 +165,13 @@ def _ask_comparison(scene: Scene, rng: Rng) -> Question | None:
 
 
 _ASK = {
-    "colour": _ask_colour,
-    "shape": _ask_shape,
+    "colour": partial(_ask_attribute, type="colour", begin="What colour is", attribute="colour"),
+    "shape": partial(_ask_attribute, type="shape", begin="What shape is", attribute="shape"),
     "count": _ask_count,
-    "position": _ask_position,
+    "position": partial(_ask_attribute, type="position", begin="Where is", attribute="place"),
     "existence": _ask_existence,
     "comparison": _ask_comparison,
 }
-
-
-def _refer(scene: Scene, rng: Rng, type: str) -> tuple[Thing, str] | None:
-    """A random thing that can be named without giving the answer away, and a name that fits it alone."""
-    for thing in _shuffled(scene, rng):
-        name = _name(scene, thing, rng, type)
-        if name is not None:
-            return thing, name
-    return None
-
-
-def _name(scene: Scene, thing: Thing, rng: Rng, type: str) -> str | None:
-    """A name for `thing` that fits no other thing of the scene and does not hold the answer to a question of `type`."""
-    forms: dict[str, tuple[str, ...]] = {
-        f"the {thing.colour} object": ("colour",),
-        f"the {thing.colour} {thing.shape}": ("colour", "shape"),
-        f"the object in the {thing.place}": ("place",),
-        f"the {thing.shape} in the {thing.place}": ("shape", "place"),
-    }
-    hidden = {"colour": "colour", "shape": "shape", "position": "place"}[type]
-    fitting = [
-        name
-        for name, parts in forms.items()
-        if hidden not in parts
-        and sum(all(getattr(other, part) == getattr(thing, part) for part in parts) for other in scene.things) == 1
-    ]
-    return _pick(rng, fitting) if fitting else None
 
 
 def _objects(count: int) -> str:
