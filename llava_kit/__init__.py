@@ -18,7 +18,9 @@ _HOME = {
     "Grid": "core.tiles",
     "TileGrid": "core.tiles",
     "Connector": "core.connector",
+    "LinearChain": "core.connector",
     "MlpWeights": "core.connector",
+    "Published": "core.published",
     "LanguageModel": "core.language_model",
     "ConversationTemplate": "core.template",
     "Conversation": "core.conversation",
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from .assemble.parts import Assembly, assemble, build
     from .assemble.weights import load_model
     from .core.benchmark import Benchmark
-    from .core.connector import Connector, MlpWeights
+    from .core.connector import Connector, LinearChain, MlpWeights
     from .core.conversation import (
         Conversation,
         ImageBytes,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from .core.encoder import Encoder
     from .core.hookspecs import Options, hookimpl
     from .core.language_model import LanguageModel
+    from .core.published import Published
     from .core.source import DataSource
     from .core.splice import Sequences, SplicePlan, Splicer
     from .core.template import ConversationTemplate

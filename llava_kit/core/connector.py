@@ -20,6 +20,13 @@ class MlpWeights(NamedTuple):
     activation: str
 
 
+class LinearChain(NamedTuple):
+    """Linear maps, first to last, and the name of the activation between them (`gelu`, ...)."""
+
+    maps: tuple[nn.Linear, ...]
+    activation: str
+
+
 class Connector(nn.Module, ABC):
     """Patch features in, visual rows out."""
 
@@ -36,6 +43,10 @@ class Connector(nn.Module, ABC):
     def output_grid(self, grid: Grid) -> Grid:
         """The grid of a tile's visual rows, given the encoder's patch grid. For resamplers: (1, number of rows)."""
         return grid
+
+    def chain(self) -> LinearChain | None:
+        """The connector as linear maps with one activation between them, by which checkpoints know it; None if it is no such."""
+        return None
 
     def mlp(self) -> MlpWeights | None:
         """The weights, if a fused kernel may do this connector's job; None keeps `forward`."""

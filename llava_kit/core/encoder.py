@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .published import Published
 from .tiles import EncoderSpec
 
 
@@ -26,6 +27,10 @@ class Encoder(nn.Module, ABC):
     def blocks(self) -> Sequence[nn.Module]:
         """The units for sharding, recompute and compile; none by default."""
         return ()
+
+    def published(self) -> Published | None:
+        """How the encoder looks in the words of transformers; None where transformers has no such model."""
+        return None
 
     def normalise(self, tiles: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 [N, 3, H, W] -> `dtype` [N, 3, H, W], normalised by `spec.mean` and `spec.std`.

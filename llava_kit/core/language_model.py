@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .published import Published
 from .splice import Sequences
 
 
@@ -56,6 +57,10 @@ class LanguageModel(nn.Module, ABC):
     def blocks(self) -> Sequence[nn.Module]:
         """The units for sharding, recompute and compile."""
         return ()
+
+    def published(self) -> Published | None:
+        """How the language model looks in the words of transformers; None where transformers has no such model."""
+        return None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., vocab]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, Literal
 
 from .conversation import Conversation, ImageSlot, Segment
 
@@ -14,6 +15,25 @@ class ConversationTemplate(ABC):
     """
 
     stop: tuple[str, ...] = ()
+
+    tokenisation: Literal["chunks", "whole"] = "chunks"
+    """How text around a picture becomes token ids. `chunks`: each stretch on its own, as LLaVA's training code does; `whole`: in
+    one go with the picture's place as a special token, as the processors of transformers do. They differ for tokenizers that put
+    a space before each text."""
+
+    learnt_everywhere: tuple[str, ...] = ()
+    """Tokens, by their text, that are learnt wherever they stand, also outside trainable segments."""
+
+    def for_tokenizer(self, tokenizer: Any) -> ConversationTemplate:
+        """The template as it is used with this tokenizer; itself, unless the tokenizer decides what it says."""
+        return self
+
+    def chat_template(self) -> str | None:
+        """The same format as a jinja chat template, for programs that take prompts from one; None where it has no such form.
+
+        A picture is written `<image>` and a newline, before the text of its turn.
+        """
+        return None
 
     @abstractmethod
     def render(self, conversation: Conversation, *, reply: bool = False) -> list[Segment | ImageSlot]:

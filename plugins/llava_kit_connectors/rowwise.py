@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llava_kit import Connector, LlavaKitError, MlpWeights
+from llava_kit import Connector, LinearChain, LlavaKitError, MlpWeights
 
 
 def make_linear(width_in: int, width_out: int, *, bias: bool = True) -> nn.Linear:
@@ -46,6 +46,9 @@ class Linear(Connector):
         """[..., D_vision] -> [..., D]."""
         return self.linear(features)
 
+    def chain(self) -> LinearChain:
+        return LinearChain((self.linear,), "gelu")
+
 
 class Mlp(Connector):
     """Linear maps with an activation between them."""
@@ -64,6 +67,9 @@ class Mlp(Connector):
         for linear in self.linears[1:]:
             hidden = linear(activate(self.activation, hidden))
         return hidden
+
+    def chain(self) -> LinearChain:
+        return LinearChain(tuple(linear for linear in self.linears if isinstance(linear, nn.Linear)), self.activation)
 
     def mlp(self) -> MlpWeights | None:
         if len(self.linears) != 2:
