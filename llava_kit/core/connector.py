@@ -45,7 +45,7 @@ class Connector(nn.Module, ABC):
         return grid
 
     def chain(self) -> LinearChain | None:
-        """The connector as linear maps with one activation between them, by which checkpoints know it; None if it is no such."""
+        """The connector as linear maps with one activation between them, as checkpoints know it; None if it is no such."""
         return None
 
     def mlp(self) -> MlpWeights | None:

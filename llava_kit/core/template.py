@@ -17,9 +17,9 @@ class ConversationTemplate(ABC):
     stop: tuple[str, ...] = ()
 
     tokenisation: Literal["chunks", "whole"] = "chunks"
-    """How text around a picture becomes token ids. `chunks`: each stretch on its own, as LLaVA's training code does; `whole`: in
-    one go with the picture's place as a special token, as the processors of transformers do. They differ for tokenizers that put
-    a space before each text."""
+    """How text around a picture becomes token ids. `chunks`: each stretch on its own, as LLaVA's training code does; `whole`:
+    in one go with the picture's place as a special token, as the processors of transformers do. They differ for tokenizers that
+    put a space before each text."""
 
     learnt_everywhere: tuple[str, ...] = ()
     """Tokens, by their text, that are learnt wherever they stand, also outside trainable segments."""
