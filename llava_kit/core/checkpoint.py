@@ -48,13 +48,30 @@ class Checkpoint:
         return _read_json(self.folder / file)
 
 
-def open_checkpoint(name: str, presets: Mapping[str, Mapping[str, Any]], *, weights: bool) -> Checkpoint:
+def open_checkpoint(
+    name: str | None,
+    presets: Mapping[str, Mapping[str, Any]],
+    *,
+    weights: bool,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
     """The checkpoint that `name` stands for: a local folder, or a repository of the Hugging Face hub.
 
     With `weights=False` nothing is downloaded: the config comes from the folder, from `presets`, or from the hub's local cache.
+    A `config` given here stands for itself: an architecture whose weights lie elsewhere, in a folder of llava_kit for example.
 
     Raises `PluginError` when there is no such thing, `CheckpointError` when its config cannot be used.
     """
+    if config is not None:
+        where = f"config of {config.get('model_type', 'no model_type')}"
+        if weights:
+            raise PluginError(
+                f"{where}: found an architecture without weights (`config`), expected a `checkpoint` to take them from; name "
+                "one, or start the stage from a model folder (`start_from`)"
+            )
+        return Checkpoint(where, _cleaned(config, where), None)
+    if name is None:
+        raise PluginError(f"found neither `checkpoint` nor `config`; expected one of them; {suggest('', presets)}")
     folder: Path | None = Path(name).expanduser()
     if not folder.is_dir():
         if weights:

@@ -16,6 +16,7 @@ class Published:
     architecture the class in transformers, `CLIPVisionModel` or `LlamaForCausalLM` for example
     layers       encoders: the outputs that are taken as features, counted as `hidden_states` of transformers is, from 0 (the
                  embedding); empty for language models
+    normed       encoders: a norm is applied to what was taken (the tower's own output), which transformers' LLaVA does not do
     keep_cls     encoders: the class token is among the features
     num_prefix   encoders: rows before the first patch (the class token, registers)
     """
@@ -24,5 +25,6 @@ class Published:
     names: Mapping[str, str]
     architecture: str
     layers: tuple[int, ...] = ()
+    normed: bool = False
     keep_cls: bool = False
     num_prefix: int = 0

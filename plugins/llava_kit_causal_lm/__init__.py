@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 class CausalLmOptions(Options):
     """Any causal language model of transformers, from a local folder or the hub."""
 
-    checkpoint: str = Field(description="a folder in the layout of the Hugging Face hub, or a repository's name")
+    checkpoint: str | None = Field(None, description="a folder in the layout of the Hugging Face hub, or a repository's name")
+    config: dict[str, Any] | None = Field(
+        None, description="instead of a checkpoint: the architecture as transformers writes it, whose weights lie elsewhere"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
     attention: Literal["auto", "segments", "sdpa", "eager"] = Field(
         "auto",

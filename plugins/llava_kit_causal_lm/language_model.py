@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache
 
-from llava_kit import LanguageModel, PluginError, Sequences, suggest
+from llava_kit import LanguageModel, PluginError, Published, Sequences, suggest
 from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint
 
 from . import CausalLmOptions
@@ -35,8 +35,8 @@ class CausalLm(LanguageModel):
     def __init__(self, options: CausalLmOptions, *, weights: bool):
         super().__init__()
         self._options = options
-        checkpoint = open_checkpoint(options.checkpoint, PRESETS, weights=weights)
-        self._folder = checkpoint.folder
+        checkpoint = open_checkpoint(options.checkpoint, PRESETS, weights=weights, config=options.config)
+        self._folder, self._name = checkpoint.folder, checkpoint.name
         config = _read_config(checkpoint)
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         # Others (MPT, Bloom) take positions from where a row stands, so a sequence in the middle of a row is another one.
@@ -52,6 +52,8 @@ class CausalLm(LanguageModel):
         )
         self.decoder = model.base_model
         head = model.get_output_embeddings()
+        self._architecture, self._decoder_name = type(model).__name__, model.base_model_prefix
+        self._lm_head_name = next(name for name, module in model.named_modules() if module is head)
         # A tied head is the embedding itself: registered once, so that it is stored, sharded and optimised once.
         self.tied = head.weight is model.get_input_embeddings().weight
         self.lm_head = None if self.tied else head
@@ -88,7 +90,7 @@ class CausalLm(LanguageModel):
         """[B, S, D], int64 [B, S] -> hidden states [B, S, D] after the final norm."""
         if sequences is not None and sequences.packed and not self.can_pack:
             raise PluginError(
-                f"{self._options.checkpoint}: sequences that share a row would see each other in "
+                f"{self._name}: sequences that share a row would see each other in "
                 f"{type(self.decoder).__name__}; write `pack: false` in the recipe"
             )
         # Gemma's embedding module multiplies what it looks up. The table knows nothing of it, so here all rows are multiplied,
@@ -125,6 +127,16 @@ class CausalLm(LanguageModel):
         else:
             past = DynamicCache(config=self.config)
         return CausalLmCache(past, length, left_padding)
+
+    def published(self) -> Published:
+        """The causal LM in the words of transformers."""
+        theirs = {"decoder": self._decoder_name, "lm_head": self._lm_head_name}
+        names = {}
+        for name in self.state_dict():
+            first, _, rest = name.partition(".")
+            names[name] = f"{self._lm_head_name}.bias" if first == "_bias" else f"{theirs[first]}.{rest}"
+        config = {**self.config.to_dict(), "model_type": self.config.model_type}
+        return Published(config=config, names=names, architecture=self._architecture)
 
     def blocks(self) -> Sequence[nn.Module]:
         """The decoder layers."""
@@ -175,7 +187,9 @@ def _choose_attention(options: CausalLmOptions, model_class: Any, config: Any, c
 
 
 def _load_tokenizer(options: CausalLmOptions, folder: Path | None) -> Any:
-    source = options.tokenizer or str(folder or options.checkpoint)
+    source = options.tokenizer or (str(folder) if folder is not None else options.checkpoint)
+    if source is None:
+        raise PluginError("found a `config` and no `tokenizer`; expected the folder or repository that holds it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 Layer = int | Literal["last"]
 
 
+Colour = tuple[float, float, float]
+
+
 class TowerOptions(Options):
     """What the towers have in common."""
 
-    checkpoint: str = Field(description="a folder in the layout of the Hugging Face hub, or a repository's name")
+    checkpoint: str | None = Field(None, description="a folder in the layout of the Hugging Face hub, or a repository's name")
+    config: dict[str, Any] | None = Field(
+        None, description="instead of a checkpoint: the architecture as transformers writes it, whose weights lie elsewhere"
+    )
+    mean: Colour | None = Field(None, description="normalisation of pixels scaled to 0..1, if not the checkpoint's")
+    std: Colour | None = Field(None, description="as mean")
     feature_layer: Layer | tuple[Layer, ...] = Field(
         -2,
         description="whose output the features are: 0 the embedding, 1 the first layer, -1 the last one, -2 the one before; "
@@ -33,7 +41,7 @@ class TowerOptions(Options):
 class ClipOptions(TowerOptions):
     """CLIP's vision tower (OpenAI, LAION, MetaCLIP, DFN, ... as transformers holds them)."""
 
-    checkpoint: str = Field(
+    checkpoint: str | None = Field(
         "openai/clip-vit-large-patch14-336",
         description="a folder in the layout of the Hugging Face hub, or a repository's name",
     )

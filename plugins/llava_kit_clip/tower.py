@@ -21,14 +21,12 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from llava_kit import Encoder, EncoderSpec, Grid, LlavaKitError, PluginError
+from llava_kit import Encoder, EncoderSpec, Grid, LlavaKitError, PluginError, Published
 from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint
 
-from . import Layer, TowerOptions
+from . import Colour, Layer, TowerOptions
 
 PRESETS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
-
-Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,14 @@ class TowerEncoder(Encoder):
 
     def __init__(self, kind: str, options: TowerOptions, *, weights: bool):
         super().__init__()
-        checkpoint = open_checkpoint(options.checkpoint, PRESETS, weights=weights)
+        checkpoint = open_checkpoint(options.checkpoint, PRESETS, weights=weights, config=options.config)
         family, config = _read_config(kind, checkpoint)
         wanted = options.feature_layer if isinstance(options.feature_layer, tuple) else (options.feature_layer,)
         self.taken = resolve_layers(wanted, config.num_hidden_layers)
         deepest = max(layer for layer, _ in self.taken)
         unbuilt = config.num_hidden_layers - deepest
         config.num_hidden_layers = max(1, deepest)  # the initialisation of transformers divides by it
+        self._config, self._family = config, family
         normed = family.norms_patches and any(normed for _, normed in self.taken)
         model = build_model(
             family.model,
@@ -94,7 +93,9 @@ class TowerEncoder(Encoder):
         if getattr(self.embeddings, "mask_token", None) is not None:
             self.embeddings.mask_token = None
         self.pre_norm = getattr(model, "pre_layrnorm", None)  # transformers spells it so
-        layers = model.encoder.layers if hasattr(model.encoder, "layers") else model.encoder.layer
+        name = "layers" if hasattr(model.encoder, "layers") else "layer"
+        layers = getattr(model.encoder, name)
+        self._layers_name = f"encoder.{name}"
         self.layers = layers[:deepest]
         self.unused_parameters = unbuilt * _num_parameters(layers[0])
         final_norm = getattr(model, family.final_norm)
@@ -123,6 +124,25 @@ class TowerEncoder(Encoder):
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer layers."""
         return list(self.layers)
+
+    def published(self) -> Published | None:
+        """The tower in the words of transformers, with as many layers as it has; None when its positions are interpolated."""
+        if self.interpolated or self.spec.image_size != self._config.image_size:
+            return None
+        theirs = {"layers": self._layers_name, "pre_norm": "pre_layrnorm", "final_norm": self._family.final_norm}
+        names = {}
+        for name in self.state_dict():
+            first, _, rest = name.partition(".")
+            names[name] = f"{theirs.get(first, first)}.{rest}"
+        return Published(
+            config={**self._config.to_dict(), "model_type": self._config.model_type},
+            names=names,
+            architecture=self._family.model.__name__,
+            layers=tuple(layer for layer, _ in self.taken),
+            normed=any(normed for _, normed in self.taken),
+            keep_cls=self.keep_cls,
+            num_prefix=self.num_prefix,
+        )
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -200,8 +220,8 @@ def _make_spec(family: Family, config: Any, checkpoint: Checkpoint, options: Tow
     # With the class token the rows are no grid of places: one line, so that nothing can take them for a picture's lines.
     grid = Grid(1, side * side + 1) if options.keep_cls else Grid(side, side)
     preprocessor = checkpoint.read_json("preprocessor_config.json")
-    mean = _colour(preprocessor.get("image_mean", family.mean), checkpoint, "image_mean")
-    std = _colour(preprocessor.get("image_std", family.std), checkpoint, "image_std")
+    mean = options.mean or _colour(preprocessor.get("image_mean", family.mean), checkpoint, "image_mean")
+    std = options.std or _colour(preprocessor.get("image_std", family.std), checkpoint, "image_std")
     return EncoderSpec(size, grid, config.hidden_size * num_layers, mean, std)
 
 
