@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -94,10 +95,40 @@ def test_padding_is_the_same_as_on_the_whole_square(size):
 def test_padding_of_a_picture_too_tall_for_a_square_stays_near(monkeypatch):
     pixels, colour = noise(40, 600), (122, 116, 104)
     exact = pad_and_resize(pixels, 64, colour)
-    monkeypatch.setattr("llava_kit.image.resize._SQUARE", 1000)
+    monkeypatch.setattr("llava_kit.image.resize._WHOLE", 1000)
     near = pad_and_resize(pixels, 64, colour)
     assert 0 < apart(near, exact) <= 8
     assert np.abs(near.astype(int) - exact).mean() < 0.3
+
+
+def test_padding_makes_no_square():
+    """That of a thread as long as a JPEG may be would take 13 GB."""
+    tracemalloc.start()
+    for size in ((1, 65535), (65535, 1), (3, 4000)):
+        assert pad_and_resize(noise(*size), 64, (122, 116, 104)).shape == (64, 64, 3)
+    greatest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert greatest < 2**25
+
+
+@pytest.mark.parametrize("size", [(7, 7), (96, 64), (64, 96), (97, 64), (40, 600), (1, 300), (300, 1)])
+def test_pillow_resampler_is_one_call_of_pillow(size):
+    pixels, colour = noise(*size), (122, 116, 104)
+    for width, height in ((48, 48), (100, 31), (31, 100), size):
+        one_call = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(resize(pixels, width, height, resampler="pillow"), one_call)
+    for tile in (16, 336):
+        square = Image.fromarray(padded(pixels, colour)).resize((tile, tile), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(pad_and_resize(pixels, tile, colour, resampler="pillow"), square)
+
+
+def test_pillow_resampler_bounds_what_it_makes(monkeypatch):
+    pixels, tile = noise(30, 500), 32
+    exact = resize_and_crop(pixels, tile, 533, tile, resampler="pillow")
+    whole = Image.fromarray(pixels).resize((tile, 533), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(exact, np.asarray(whole)[250 : 250 + tile])
+    monkeypatch.setattr("llava_kit.image.resize._WHOLE", 1000)
+    assert apart(resize_and_crop(pixels, tile, 533, tile, resampler="pillow"), exact) <= 8
 
 
 def test_bytes_do_not_depend_on_vector_instructions():
