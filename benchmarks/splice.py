@@ -33,14 +33,14 @@ OVERVIEW = TileGrid((640, 480))
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 # Eight common pictures with the canvas that both LLaVA and transformers choose for them.
 PICTURES = [
-    TileGrid((640, 480), Grid(2, 2), unpad=True),
-    TileGrid((640, 427), Grid(2, 2), unpad=True),
-    TileGrid((1024, 768), Grid(2, 2), unpad=True),
-    TileGrid((1920, 1080), Grid(2, 2), unpad=True),
-    TileGrid((480, 640), Grid(2, 2), unpad=True),
-    TileGrid((800, 400), Grid(1, 2), unpad=True),
-    TileGrid((500, 2000), Grid(3, 1), unpad=True),
-    TileGrid((672, 672), Grid(2, 2), unpad=True),
+    TileGrid((640, 480), Grid(2, 2), merge="spatial_unpad"),
+    TileGrid((640, 427), Grid(2, 2), merge="spatial_unpad"),
+    TileGrid((1024, 768), Grid(2, 2), merge="spatial_unpad"),
+    TileGrid((1920, 1080), Grid(2, 2), merge="spatial_unpad"),
+    TileGrid((480, 640), Grid(2, 2), merge="spatial_unpad"),
+    TileGrid((800, 400), Grid(1, 2), merge="spatial_unpad"),
+    TileGrid((500, 2000), Grid(3, 1), merge="spatial_unpad"),
+    TileGrid((672, 672), Grid(2, 2), merge="spatial_unpad"),
 ]
 
 

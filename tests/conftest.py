@@ -152,7 +152,7 @@ TOY = {
     "connector": {"type": "mlp", "depth": 2},
     "language_model": {"type": "shapes_lm", "width": 16, "depth": 1, "heads": 2},
     "template": {"type": "vicuna_v1"},
-    "tiling": {"mode": "anyres", "pinpoints": [[32, 64], [64, 32], [64, 64]], "unpad": True},
+    "tiling": {"mode": "anyres", "pinpoints": [[32, 64], [64, 32], [64, 64]], "merge": "spatial_unpad"},
 }
 
 

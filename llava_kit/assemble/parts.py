@@ -110,7 +110,7 @@ def build_source(part: Part) -> DataSource:
 
 def make_tiler(encoder: Encoder, tiling: Tiling) -> Tiler:
     """The tiler for this encoder's tiles."""
-    return Tiler(encoder.spec, TilingOptions(tiling.mode, tiling.pinpoints, tiling.unpad, tiling.rule))
+    return Tiler(encoder.spec, TilingOptions(tiling.mode, tiling.pinpoints, tiling.merge, tiling.rule))
 
 
 def choose_splicer(choice: str | Part) -> Splicer:
@@ -175,7 +175,7 @@ def assemble(
     tiling = tiling if isinstance(tiling, Tiling) else Tiling.model_validate(tiling or {})
     _check_fit(encoder, connector, tiling)
     splicer = choose_splicer(splicer) if isinstance(splicer, (str, Part)) else splicer
-    newline = tiling.mode == "anyres" and tiling.unpad
+    newline = tiling.mode == "anyres" and tiling.merge == "spatial_unpad"
     model = VisionLanguageModel(encoder, connector, language_model, splicer, newline=newline)
     if device is not None:
         model.to(device)

@@ -223,7 +223,7 @@ def _shape(grid: TileGrid, side: Grid, text: int, targets: int) -> SampleShape:
 
 def _newlines(grid: TileGrid, side: Grid) -> int:
     top, bottom, _, _ = kept_lines(grid, side)
-    return bottom - top if grid.unpad else 0
+    return bottom - top if grid.merge == "spatial_unpad" else 0
 
 
 def _mean(shapes: list[SampleShape]) -> SampleShape:

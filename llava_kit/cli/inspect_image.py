@@ -140,7 +140,7 @@ def _plan_of_recipe(name: str) -> tuple[TilingPlan, Grid]:
         # The language model is not built: its width changes nothing about places.
         connector = build_part("connector", model.connector, vision_width=spec.width, text_width=spec.width, grid=spec.grid)
     tiling = model.tiling
-    options = TilingOptions(tiling.mode, tiling.pinpoints, tiling.unpad, tiling.rule)
+    options = TilingOptions(tiling.mode, tiling.pinpoints, tiling.merge, tiling.rule)
     return TilingPlan(spec.image_size, options), connector.output_grid(spec.grid)
 
 
@@ -173,8 +173,6 @@ def _parse_tiling(text: str | None) -> TilingOptions:
     for key in block:
         if key not in known:
             raise LlavaKitError(f"--tiling: unknown key {key!r}; {suggest(key, known)}")
-    if not isinstance(block.get("unpad", True), bool):
-        raise LlavaKitError(f"--tiling: unpad: found {json.dumps(block['unpad'])}, expected true or false")
     pinpoints = block.get("pinpoints", [])
     if not isinstance(pinpoints, list) or not all(isinstance(entry, list) for entry in pinpoints):
         raise LlavaKitError(f"--tiling: pinpoints: found {json.dumps(pinpoints)}, expected [[width, height], ...] in pixels")
@@ -191,7 +189,7 @@ def _print_table(cuts: list[Cut], plan: TilingPlan, side: Grid) -> None:
         x, y = shown["offset"]
         rows.append((cut.name, *pairs, f"{x},{y}", "x".join(map(str, shown["kept"])), str(cut.rows)))
     print_table(rows)
-    newline = ", and a newline after each kept line" if plan.canvases and plan.options.unpad else ""
+    newline = ", and a newline after each kept line" if plan.canvases and plan.options.merge == "spatial_unpad" else ""
     parts = "overview + canvas" + newline if plan.canvases else "the overview alone"
     print(f"\ntile {plan.tile} pixels, {side.rows}x{side.cols} patches; mode {plan.options.mode}: rows = {parts}")
     print("size, canvas, tiles, resized: width x height; at: x,y of the picture on the canvas; kept: rows x columns of patches")

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Merge = Literal["flat", "spatial", "spatial_unpad"]
+"""How detail tiles become one sequence: tile after tile; line by line across tiles; so, without padding and with newlines."""
+
+Rule = Literal["llava", "transformers"]
+"""Whose arithmetic decides where the original LLaVA-NeXT and its port in transformers differ."""
 
 
 class Grid(NamedTuple):
@@ -36,13 +42,18 @@ class EncoderSpec:
 class TileGrid:
     """How one picture was cut: the overview tile first, then `tiles.rows x tiles.cols` detail tiles, row-major.
 
-    `size` is the picture's own (width, height) in pixels after its orientation was applied. `tiles` is (0, 0) when there is
-    only the overview. `unpad`: the rows of the canvas that hold no picture are left out and a newline row ends each line.
+    size       the picture's own (width, height) in pixels, after its orientation was applied
+    tiles      (0, 0) when there is only the overview
+    merge      `flat`: the rows of one tile after those of the other; `spatial`: line by line across the tiles; `spatial_unpad`:
+               so, but lines of the canvas that hold no picture are left out and a newline row ends each line (an overview
+               alone is ended by one, too)
+    rule       whose rounding decides which lines are left out
     """
 
     size: tuple[int, int]
     tiles: Grid = Grid(0, 0)
-    unpad: bool = False
+    merge: Merge = "spatial"
+    rule: Rule = "llava"
 
     @property
     def num_tiles(self) -> int:

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..core.tiles import Grid, TileGrid
+from ..core.tiles import Grid, Merge, Rule, TileGrid
 from ..errors import RecipeError, suggest
 
 MODES = ("square", "pad", "resize", "anyres")
+MERGES = ("flat", "spatial", "spatial_unpad")
 RULES = ("llava", "transformers")
 
 
@@ -18,17 +19,17 @@ class TilingOptions:
     """How pictures are cut; the fields of a recipe's `tiling` block.
 
     `mode`: `square` resizes the shorter side and crops the centre; `pad` fills up to a square with the encoder's mean colour;
-    `resize` squashes to a square; `anyres` adds tiles of the best canvas among `pinpoints` (width, height). `unpad` drops what
-    the canvas holds beside the picture. `rule`: see `Canvases`.
+    `resize` squashes to a square; `anyres` adds tiles of the best canvas among `pinpoints` (width, height), put together
+    as `merge` says. `rule`: whose choice among equal canvases, and whose rounding of what the canvas holds beside the picture.
     """
 
     mode: str = "pad"
     pinpoints: tuple[tuple[int, int], ...] = ()
-    unpad: bool = True
-    rule: str = "llava"
+    merge: Merge = "spatial_unpad"
+    rule: Rule = "llava"
 
     def __post_init__(self):
-        for key, value, known in (("mode", self.mode, MODES), ("rule", self.rule, RULES)):
+        for key, value, known in (("mode", self.mode, MODES), ("merge", self.merge, MERGES), ("rule", self.rule, RULES)):
             if value not in known:
                 raise RecipeError(
                     f"tiling.{key}: found {value!r}, expected one of {', '.join(known)}; {suggest(str(value), known)}"
@@ -81,7 +82,7 @@ class TilingPlan:
         if not self.canvases:
             return TileGrid(size)
         width, height = best_canvas(size, self.canvases)
-        return TileGrid(size, Grid(height // self.tile, width // self.tile), self.options.unpad)
+        return TileGrid(size, Grid(height // self.tile, width // self.tile), self.options.merge, self.options.rule)
 
     def geometry(self, size: tuple[int, int]) -> Geometry:
         """Where a picture of `size` lies on its canvas. Without detail tiles the canvas is the one overview tile."""

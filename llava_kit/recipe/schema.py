@@ -55,9 +55,14 @@ class Tiling(Block):
     pinpoints: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
         default=(), description="anyres: the canvases to choose from, (width, height) in pixels, multiples of the tile"
     )
-    unpad: bool = Field(default=True, description="anyres: leave out canvas rows that hold no picture; lines end by a newline")
+    merge: Literal["flat", "spatial", "spatial_unpad"] = Field(
+        default="spatial_unpad",
+        description="anyres: flat: tile after tile; spatial: line by line across the tiles; spatial_unpad: so, without the lines "
+        "that hold no picture, and each ended by a newline row",
+    )
     rule: Literal["llava", "transformers"] = Field(
-        default="llava", description="anyres: whose choice among equal canvases; they differ for about 6 % of picture sizes"
+        default="llava",
+        description="anyres: whose choice among equal canvases (they differ for about 6 % of picture sizes) and whose rounding",
     )
 
 

@@ -161,8 +161,8 @@ class Through(Connector):
 
 
 OVERVIEW = TileGrid((640, 480))
-WIDE = TileGrid((640, 300), Grid(2, 2), unpad=True)
-TALL = TileGrid((100, 470), Grid(3, 1), unpad=True)
+WIDE = TileGrid((640, 300), Grid(2, 2), merge="spatial_unpad")
+TALL = TileGrid((100, 470), Grid(3, 1), merge="spatial_unpad")
 WHOLE = TileGrid((640, 300), Grid(1, 2))
 
 

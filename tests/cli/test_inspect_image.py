@@ -94,11 +94,11 @@ def test_overview_only(capsys, mode, resized, offset):
     assert (record["resized"], record["offset"]) == (resized, offset)
 
 
-def test_rule_and_unpad(capsys):
+def test_rule_and_merge(capsys):
     keys = json.loads(NEXT)
     (record,) = inspect(capsys, "--size", "300x200", "--tiling", json.dumps(keys | {"rule": "transformers"}))
     assert record["canvas"] == [672, 336]
-    (record,) = inspect(capsys, "--size", "300x200", "--tiling", json.dumps(keys | {"unpad": False}))
+    (record,) = inspect(capsys, "--size", "300x200", "--tiling", json.dumps(keys | {"merge": "flat"}))
     assert (record["canvas"], record["kept"], record["rows"]) == ([336, 672], [48, 24], 1728)
 
 
@@ -134,7 +134,7 @@ def test_text(capsys, tmp_path):
         (["--size", "5x5", "--tiling", '{"mod": "pad"}'], ["'mod'", "did you mean 'mode'"]),
         (["--size", "5x5", "--tiling", '{"mode": "padd"}'], ["'padd'", "did you mean 'pad'"]),
         (["--size", "5x5", "--tiling", '{"mode": ["pad"]}'], ["tiling.mode", "pad"]),
-        (["--size", "5x5", "--tiling", '{"unpad": 1}'], ["unpad", "true or false"]),
+        (["--size", "5x5", "--tiling", '{"merge": 1}'], ["merge", "spatial_unpad"]),
         (["--size", "5x5", "--tiling", '{"pinpoints": 3}'], ["pinpoints", "[[width, height], ...]"]),
         (["--size", "5x5", "--tiling", '{"mode": "anyres"}'], ["tiling.pinpoints"]),
         (["--size", "5x5", "--tiling", '{"mode": "anyres", "pinpoints": [[336, "a"]]}'], ["[336, 'a']"]),

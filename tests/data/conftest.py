@@ -17,7 +17,7 @@ from llava_kit.testing.tokenizers import CHATML, sentencepiece_tokenizer, tokeni
 from llava_kit_templates.formats import FORMATS
 
 SPEC = EncoderSpec(8, Grid(2, 2), 4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-ANYRES = TilingOptions("anyres", ((8, 16), (16, 8), (16, 16)), True, "llava")
+ANYRES = TilingOptions("anyres", ((8, 16), (16, 8), (16, 16)))
 
 
 def draw(size: tuple[int, int], colour: int) -> np.ndarray:

@@ -36,7 +36,7 @@ sides = st.one_of(st.integers(1, 3000), st.sampled_from([1, 335, 336, 337, 20000
 def test_canvas_of_the_published_model(size, canvas):
     plan = TilingPlan(336, TilingOptions("anyres", NEXT))
     assert plan.geometry(size).canvas == canvas
-    assert plan.grid(size) == TileGrid(size, Grid(canvas[1] // 336, canvas[0] // 336), True)
+    assert plan.grid(size) == TileGrid(size, Grid(canvas[1] // 336, canvas[0] // 336), "spatial_unpad")
 
 
 def test_the_first_of_equal_canvases_wins():

@@ -84,10 +84,10 @@ def test_square_shows_the_centre():
     assert (tiles[0][:, :, 1:15] > 240).all()
 
 
-def test_unpad_is_passed_on():
-    assert tiler("anyres", unpad=False).plan((30, 20)).unpad is False
-    assert tiler("anyres").plan((30, 20)).unpad is True
-    assert tiler("pad").plan((30, 20)).unpad is False
+def test_merge_is_passed_on():
+    assert tiler("anyres", merge="flat").plan((30, 20)).merge == "flat"
+    assert tiler("anyres").plan((30, 20)).merge == "spatial_unpad"
+    assert tiler("pad").plan((30, 20)).merge == "spatial", "an overview that is all there is has no newline, as in LLaVA 1.5"
 
 
 def test_pillow_pictures_and_arrays_give_the_same():

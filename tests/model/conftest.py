@@ -31,7 +31,9 @@ def seatings() -> list[Seating]:
     for number, (words, pictures) in enumerate([(9, 0), (14, 1), (5, 2)]):
         ids = rng.integers(5, 40, words)
         ids[1 : 1 + pictures] = IMAGE
-        grids = tuple(TileGrid((64, 40), Grid(1, 2), unpad=True) if index else TileGrid((50, 50)) for index in range(pictures))
+        grids = tuple(
+            TileGrid((64, 40), Grid(1, 2), merge="spatial_unpad") if index else TileGrid((50, 50)) for index in range(pictures)
+        )
         made.append(Seating(ids, np.arange(words) > 2 * words // 3, grids, f"s{number}"))
     return made
 

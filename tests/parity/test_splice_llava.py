@@ -32,20 +32,20 @@ class Through(Connector):
 
 
 def merge_picture(tiles: Tensor, grid: TileGrid, newline: Tensor) -> Tensor:
-    """[tiles, P, D] -> the rows of one picture [n, D], by LLaVA's `spatial_unpad`, `spatial`, or the overview alone."""
+    """[tiles, P, D] -> the rows of one picture [n, D], by LLaVA's `spatial_unpad` or `spatial`."""
     overview = tiles[0]
     if len(tiles) == 1:
-        return overview
+        return overview if grid.merge == "spatial" else torch.cat([overview, newline[None]])
     canvas = tiles[1:].view(*grid.tiles, SIDE, SIDE, WIDTH).permute(4, 0, 2, 1, 3)
     canvas = canvas.reshape(WIDTH, grid.tiles.rows * SIDE, grid.tiles.cols * SIDE)
-    if grid.unpad:
+    if grid.merge == "spatial_unpad":
         _, height, width = canvas.shape
         picture_width, picture_height = grid.size
         if picture_width / picture_height > width / height:
-            band = (height - int(round(picture_height * (width / picture_width), 7))) // 2
+            band = (height - int(picture_height * (width / picture_width))) // 2
             canvas = canvas[:, band : height - band]
         else:
-            band = (width - int(round(picture_width * (height / picture_height), 7))) // 2
+            band = (width - int(picture_width * (height / picture_height))) // 2
             canvas = canvas[:, :, band : width - band]
         canvas = torch.cat([canvas, newline[:, None, None].expand(-1, canvas.shape[1], 1)], dim=2)
     return torch.cat([overview, canvas.flatten(1).T])
@@ -97,7 +97,7 @@ def random_picture(random: np.random.Generator) -> TileGrid:
     width, height = np.exp(random.uniform(2, 8, 2)).astype(int).tolist()
     kind = random.integers(0, 4)
     tiles = Grid(0, 0) if kind == 0 else Grid(*random.integers(1, 4, 2).tolist())
-    return TileGrid((width, height), tiles, unpad=bool(kind > 1))
+    return TileGrid((width, height), tiles, merge="spatial_unpad" if kind > 1 else "spatial")
 
 
 @pytest.mark.parametrize("block", range(10))

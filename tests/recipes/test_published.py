@@ -82,7 +82,7 @@ def test_pictures_and_lengths(name, published):
     assert tiling.mode == ("square" if name in V1 else "pad" if name in V1_5 else "anyres")
     if name in NEXT:
         assert tiling.pinpoints == CANVASES
-        assert tiling.unpad
+        assert tiling.merge == "spatial_unpad"
         assert tiling.rule == "llava"
     assert (align.max_length, instruct.max_length) == (2048, 4096 if name in NEXT else 2048)
 

@@ -14,7 +14,7 @@ from llava_kit.splice.build import IMAGE, Seating
 def random_grid(random: np.random.Generator) -> TileGrid:
     size = tuple(np.exp(random.uniform(0, 8, 2)).astype(int).tolist())
     tiles = Grid(*random.integers(1, 4, 2).tolist()) if random.random() < 0.7 else Grid(0, 0)
-    return TileGrid(size, tiles, unpad=bool(random.random() < 0.7))
+    return TileGrid(size, tiles, merge="spatial_unpad" if random.random() < 0.7 else "spatial")
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_random_batches(random_seating, seed):
 
 
 def test_dtypes(seating):
-    built = build_plan([[seating("1 P 2*", TileGrid((9, 9), Grid(1, 1), True))]], side=SIDE, vocab=VOCAB)
+    built = build_plan([[seating("1 P 2*", TileGrid((9, 9), Grid(1, 1), "spatial_unpad"))]], side=SIDE, vocab=VOCAB)
     plan = built.plan
     assert (plan.source.dtype, plan.sequences.offsets.dtype) == (torch.int32, torch.int32)
     wide = (plan.text_ids, plan.text_positions, plan.visual_rows, plan.visual_positions, plan.newline_positions, *built[1:])

@@ -74,7 +74,7 @@ def test_passes_its_own_battery_on_a_gpu(dtype):
 
 
 def test_operations_are_few_and_the_same_for_every_batch():
-    unpadded = TileGrid((90, 40), Grid(2, 2), unpad=True)
+    unpadded = TileGrid((90, 40), Grid(2, 2), merge="spatial_unpad")
     plans = [plan_of(1, unpadded), plan_of(9, unpadded, TileGrid((5, 5))), plan_of(3, num_tiles=2)]
     seen = []
     for plan in plans:
@@ -118,7 +118,7 @@ def test_compiles_whole_forward_and_backward(name):
 
 
 def test_projects_only_the_rows_that_survive():
-    plan = plan_of(2, TileGrid((90, 20), Grid(2, 2), unpad=True))
+    plan = plan_of(2, TileGrid((90, 20), Grid(2, 2), merge="spatial_unpad"))
     features, embedding, newline = inputs(plan)
     connectors = Through(rowwise=True), Through(rowwise=False)
     rows = [ReferenceSplicer()(plan, features, connector, embedding, newline) for connector in connectors]
@@ -142,7 +142,7 @@ def test_tied_embedding_gets_both_gradients():
 
 
 def test_newlines_need_a_newline():
-    plan = plan_of(1, TileGrid((90, 40), Grid(1, 2), unpad=True))
+    plan = plan_of(1, TileGrid((90, 40), Grid(1, 2), merge="spatial_unpad"))
     features, embedding, _ = inputs(plan)
     with pytest.raises(LlavaKitError, match="newline=False"):
         ReferenceSplicer()(plan, features, Through(rowwise=True), embedding, None)
