@@ -45,7 +45,7 @@ _HOME = {
     "load_recipe": "recipe.load",
     "build": "assemble.parts",
     "Assembly": "assemble.parts",
-    "load_model": "assemble.weights",
+    "load_model": "exchange.load",
 }
 
 # Rooms that are called by their own name (`llava_kit.verbs`).
@@ -53,7 +53,6 @@ _VERBS = ("assemble", "train", "evaluate")
 
 if TYPE_CHECKING:
     from .assemble.parts import Assembly, assemble, build
-    from .assemble.weights import load_model
     from .core.benchmark import Benchmark
     from .core.connector import Connector, LinearChain, MlpWeights
     from .core.conversation import (
@@ -76,6 +75,7 @@ if TYPE_CHECKING:
     from .core.tiles import EncoderSpec, Grid, TileGrid
     from .errors import CheckpointError, DataError, LlavaKitError, PluginError, SampleError, suggest
     from .evaluate.run import evaluate
+    from .exchange.load import load_model
     from .recipe.load import load_recipe
     from .train.run import train
 

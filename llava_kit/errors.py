@@ -79,3 +79,15 @@ def suggest(name: str, names: Iterable[str]) -> str:
     if best is not None:
         return f"did you mean {best!r}?"
     return f"known: {', '.join(known)}" if known else "there is none"
+
+
+def first_line(error: BaseException) -> str:
+    """Another library's error in one line: its type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def shorten(problems: Sequence[str], limit: int = 5) -> str:
+    """The first `limit` of the problems in one line, and how many more there are."""
+    rest = len(problems) - limit
+    return "; ".join(problems[:limit]) + (f"; and {rest} more" if rest > 0 else "")

@@ -62,8 +62,11 @@ def save_model(
     write_folder(folder, write)
 
 
-def load_model(source: str | Path, *, device: str | torch.device | None = None) -> Assembly:
+def load_model(source: str | Path, *, device: str | torch.device | None = None, dtype: str | None = None) -> Assembly:
     """The model in a folder: a model folder, a stage's folder, or a run's folder (its last finished stage).
+
+    Components whose weights lie in the folder are built without any and filled, so that one copy is in memory; `dtype` (default:
+    as the recipe says) is that of encoder and language model.
 
     Raises `CheckpointError` naming the file or tensor when something is missing, damaged or of another shape.
     """
@@ -126,6 +129,11 @@ def load_component(model: VisionLanguageModel, component: str, file: Path) -> No
             model.newline.copy_(found.pop("newline"))
         # strict=False: the second name of a tied tensor is rightly absent; everything else was checked above.
         getattr(model, component).load_state_dict(found, strict=False)
+
+
+def holds_own_model(folder: Path) -> bool:
+    """Whether a model of ours lies in the folder."""
+    return any(True for pattern in (MODEL_FILE, f"model/{MODEL_FILE}", f"*/model/{MODEL_FILE}") for _ in folder.glob(pattern))
 
 
 def find_model(source: Path) -> Path:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from ..errors import CheckpointError, PluginError, suggest
+from ..errors import CheckpointError, PluginError, first_line, shorten, suggest
 
 CONFIG_FILE = "config.json"
 _ADAPTER = "adapter_config.json"
@@ -86,6 +86,20 @@ def open_checkpoint(
     return Checkpoint(name, _cleaned(_read_json(path), str(path)), folder)
 
 
+def fetch_checkpoint(name: str) -> Path:
+    """The folder that `name` stands for: itself, or the hub repository's files, downloaded where they are not here yet.
+
+    Raises `PluginError` when there is no such thing.
+    """
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else _download(name, {})
+
+
+def clean_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A config without the keys by which it could name code to run or ways of running; `where` is for messages."""
+    return _cleaned(config, where)
+
+
 def build_model(
     model_class: Any,
     config: Any,
@@ -128,7 +142,7 @@ def build_model(
                 output_loading_info=True,
             )
     except Exception as error:
-        raise CheckpointError(f"{folder}: the weights cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"{folder}: the weights cannot be read: {first_line(error)}") from error
     wrong = [f"missing tensor {key!r}" for key in info["missing_keys"] if not key.startswith(tuple(optional))]
     wrong += [
         f"tensor {key!r}: found shape {tuple(found)}, expected {tuple(expected)}"
@@ -138,7 +152,7 @@ def build_model(
     if not extra_tensors:
         wrong += [f"tensor {key!r}: the model has no place for it" for key in info["unexpected_keys"]]
     if wrong:
-        raise CheckpointError(f"{folder}: the weights do not fit {CONFIG_FILE}: " + _some(sorted(wrong)))
+        raise CheckpointError(f"{folder}: the weights do not fit {CONFIG_FILE}: " + shorten(sorted(wrong)))
     return model
 
 
@@ -152,7 +166,7 @@ def _download(name: str, presets: Mapping[str, Any]) -> Path:
                 folder = Path(snapshot_download(name, allow_patterns=[*_TEXT_FILES, "pytorch_model*.bin"]))
     except Exception as error:
         raise PluginError(
-            f"checkpoint {name!r}: found no such folder, and it could not be downloaded ({_first_line(error)}); "
+            f"checkpoint {name!r}: found no such folder, and it could not be downloaded ({first_line(error)}); "
             f"{suggest(name, presets)}"
         ) from error
     return folder
@@ -184,7 +198,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({_first_line(error)})") from error
+        raise CheckpointError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
@@ -221,7 +235,7 @@ def _check_safetensors(path: Path) -> None:
                 if name.endswith(".weight") and kind not in _FLOATS:
                     raise CheckpointError(f"{path}: tensor {name!r} is of type {kind}; expected one of {', '.join(_FLOATS)}")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({_first_line(error)}); is it whole?") from error
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({first_line(error)}); is it whole?") from error
 
 
 def _make_buffers_real(model: nn.Module) -> None:
@@ -247,13 +261,3 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _some(problems: Sequence[str], limit: int = 5) -> str:
-    rest = len(problems) - limit
-    return "; ".join(problems[:limit]) + (f"; and {rest} more" if rest > 0 else "")

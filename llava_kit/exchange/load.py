@@ -1,0 +1,79 @@
+"""Any model by its folder: ours, transformers', the original repositories'. What it is follows from what lies in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..assemble.parts import Assembly
+from ..assemble.weights import holds_own_model
+from ..assemble.weights import load_model as load_own_model
+from ..core.checkpoint import CONFIG_FILE
+from ..errors import CheckpointError, LlavaKitError, first_line
+from . import original_reader, transformers_reader
+from .foreign import Foreign, LoadOptions, build
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    base: str | None = None,
+    encoder: str | None = None,
+    template: str | None = None,
+    dtype: str | None = None,
+) -> Assembly:
+    """The model in a folder: a run, stage or model folder of ours; a LLaVA or LLaVA-NeXT folder of transformers; a folder of the
+    original repositories (whole, connector alone, LoRA, or delta weights, the last three with `base`).
+
+    `base`, `encoder`, `template` and `dtype` are those of `LoadOptions`. Weights are read with one copy in memory.
+
+    Raises `CheckpointError` naming the file or the tensor when something is missing, damaged, or of another shape.
+    """
+    options = LoadOptions(base, encoder, template, dtype)
+    foreign = describe(Path(source).expanduser(), options)
+    if foreign is not None:
+        return build(foreign, device=device)
+    given = [name for name in ("base", "encoder", "template") if getattr(options, name) is not None]
+    if given:
+        raise LlavaKitError(f"{source}: a model of llava_kit says itself what it is made of; leave out {', '.join(given)}")
+    return load_own_model(source, device=device, dtype=dtype)
+
+
+def describe(folder: Path, options: LoadOptions) -> Foreign | None:
+    """What lies in the folder; None for a folder of ours.
+
+    Raises `CheckpointError` for a folder in which no model of a known kind lies.
+    """
+    if not folder.is_dir() or holds_own_model(folder):
+        return None  # a missing folder is told by the reader of our own, which knows all that it may be
+    config = _read_config(folder)
+    if original_reader.is_original(folder, config):
+        return original_reader.read(folder, config, options)
+    model_type = config.get("model_type")
+    if model_type in transformers_reader.MODEL_TYPES:
+        return transformers_reader.read(folder, config, options)
+    if not config:
+        return None
+    known = ", ".join(transformers_reader.MODEL_TYPES)
+    raise CheckpointError(
+        f"{folder / CONFIG_FILE}: found model_type {model_type!r}; expected a LLaVA model: {known} of transformers, or a config of "
+        "the original repositories (with keys such as mm_projector_type); a language model alone is named in a recipe, as "
+        "`language_model: {type: causal_lm, checkpoint: ...}`"
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
