@@ -65,8 +65,8 @@ def save_model(
 def load_model(source: str | Path, *, device: str | torch.device | None = None, dtype: str | None = None) -> Assembly:
     """The model in a folder: a model folder, a stage's folder, or a run's folder (its last finished stage).
 
-    Components whose weights lie in the folder are built without any and filled, so that one copy is in memory; `dtype` (default:
-    as the recipe says) is that of encoder and language model.
+    Components whose weights lie in the folder are built without any and filled, so that one copy is in memory; `dtype`
+    (default: as the recipe says) is that of encoder and language model.
 
     Raises `CheckpointError` naming the file or tensor when something is missing, damaged or of another shape.
     """

@@ -1,7 +1,7 @@
 """A foreign checkpoint, described: its parts as a recipe's model block, and where each of their tensors lies.
 
-A reader (`transformers_reader`, `original_reader`) makes a `Foreign` of a folder without reading a weight; `build` makes the model
-of it and streams the weights in, one tensor at a time, so that no more than one copy of them is ever in memory.
+A reader (`transformers_reader`, `original_reader`) makes a `Foreign` of a folder without reading a weight; `build` makes the
+model of it and streams the weights in, one tensor at a time, so that no more than one copy of them is ever in memory.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Foreign:
 
     layout     in words: what kind of folder it is
     block      the parts; encoder and language model by `config`, so that nothing but the tensors is needed from elsewhere
-    tensors    of each component, by canonical names: encoder and language model as transformers calls them inside the part's own
-               class (`encoder.layers.0...`, `model.layers.0...`, `lm_head.weight`), connector `0.weight`, `0.bias`, `1.weight`, ...
+    tensors    of each component, by canonical names: encoder and language model as transformers calls them inside the part's
+               own class (`encoder.layers.0...`, `model.layers.0...`, `lm_head.weight`), connector `0.weight`, `0.bias`, ...
     newline    the newline row [D], where the model has one
     tokenizer  the folder with the tokenizer's files
     notes      what was decided for the user and why (the template, for example)
@@ -77,7 +77,7 @@ class Foreign:
 
 
 def build(foreign: Foreign, *, device: str | torch.device | None = None) -> Assembly:
-    """The model, with every tensor from the checkpoint, in the types that `foreign.block` names, on `device` (default: the CPU).
+    """The model, with every tensor from the checkpoint, in the types that `foreign.block` names, on `device` (default: CPU).
 
     Raises `CheckpointError` naming every tensor that is missing, that has no place, or that has another shape (with both).
     """

@@ -26,8 +26,8 @@ def load_model(
     template: str | None = None,
     dtype: str | None = None,
 ) -> Assembly:
-    """The model in a folder: a run, stage or model folder of ours; a LLaVA or LLaVA-NeXT folder of transformers; a folder of the
-    original repositories (whole, connector alone, LoRA, or delta weights, the last three with `base`).
+    """The model in a folder: a run, stage or model folder of ours; a LLaVA or LLaVA-NeXT folder of transformers; a folder of
+    the original repositories (whole, connector alone, LoRA, or delta weights, the last three with `base`).
 
     `base`, `encoder`, `template` and `dtype` are those of `LoadOptions`. Weights are read with one copy in memory.
 
@@ -60,8 +60,8 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
         return None
     known = ", ".join(transformers_reader.MODEL_TYPES)
     raise CheckpointError(
-        f"{folder / CONFIG_FILE}: found model_type {model_type!r}; expected a LLaVA model: {known} of transformers, or a config of "
-        "the original repositories (with keys such as mm_projector_type); a language model alone is named in a recipe, as "
+        f"{folder / CONFIG_FILE}: found model_type {model_type!r}; expected a LLaVA model: {known} of transformers, or a "
+        "config of the original repositories (with keys such as mm_projector_type); a language model alone is named in a recipe, as "
         "`language_model: {type: causal_lm, checkpoint: ...}`"
     )
 
