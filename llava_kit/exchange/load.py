@@ -61,7 +61,7 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
     known = ", ".join(transformers_reader.MODEL_TYPES)
     raise CheckpointError(
         f"{folder / CONFIG_FILE}: found model_type {model_type!r}; expected a LLaVA model: {known} of transformers, or a "
-        "config of the original repositories (with keys such as mm_projector_type); a language model alone is named in a recipe, as "
+        "config of the original repositories (keys such as mm_projector_type); a language model alone is named in a recipe: "
         "`language_model: {type: causal_lm, checkpoint: ...}`"
     )
 
