@@ -107,7 +107,7 @@ def sweep(parent: str | Path) -> list[str]:
         if not (leftover / MANIFEST).is_file():
             continue  # not one of ours
         if original.exists():
-            _remove(leftover)
+            _discard(leftover)
             removed.append(leftover.name)
         else:
             os.replace(leftover, original)
@@ -119,12 +119,21 @@ def sweep(parent: str | Path) -> list[str]:
 
 def _put_in_place(temporary: Path, path: Path) -> None:
     old = path.with_name(path.name + REPLACED)
-    _remove(old)
+    _discard(old)
     if path.exists():
         os.replace(path, old)
     os.replace(temporary, path)
     _flush(path.parent)
-    _remove(old)
+    _discard(old)
+
+
+def _discard(old: Path) -> None:
+    """Remove a replaced folder, renamed first: half removed under its own name it could not be told from a stranger's."""
+    if old.exists():
+        temporary = old.with_name(old.name + TEMPORARY)
+        _remove(temporary)
+        os.replace(old, temporary)
+        _remove(temporary)
 
 
 def _write_manifest(folder: Path) -> None:
