@@ -150,7 +150,12 @@ def fit_turns(
 
     def take(num_turns: int) -> Fitted:
         turns = Conversation(sample.conversation.messages[:num_turns], sample.conversation.system)
-        encoded = encode(template.render(turns, reply=reply), tokenizer)
+        encoded = encode(
+            template.render(turns, reply=reply),
+            tokenizer,
+            tokenisation=template.tokenisation,
+            learnt_everywhere=template.learnt_everywhere,
+        )
         _check_places(turns, encoded)
         length = len(encoded.token_ids) - len(encoded.slots) + sum(picture_lengths[slot] for slot in encoded.slots)
         return Fitted(turns, encoded, length, len(sample.conversation.messages) - num_turns)

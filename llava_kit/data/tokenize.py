@@ -1,8 +1,9 @@
 """Segments become token ids, each with the flag of the segment in which it begins: labels by construction, nothing searched.
 
-Text between two pictures is joined and tokenised once, as LLaVA's own `tokenizer_image_token` does it: each
+By `chunks`, text between two pictures is joined and tokenised once, as LLaVA's own `tokenizer_image_token` does it: each
 stretch on its own, the beginning-of-sequence token only at the very start, never an end-of-sequence token that nobody wrote.
-Markers such as `</s>` are special tokens in `special` segments and letters everywhere else.
+As a `whole`, a picture's place is one more special token in the text, as in the processors of transformers. Markers such as
+`</s>` are special tokens in `special` segments and letters everywhere else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from ..splice.build import IMAGE
 
 # Stand-ins for markers are built around a character of the last private-use plane, one that the text at hand does not hold.
 LAST_PRIVATE_CHARACTER = 0x10FFFD
+# The place of a picture in text that is tokenised as a whole. Whoever types it types letters, as with any marker.
+PICTURE = f"{chr(LAST_PRIVATE_CHARACTER)}picture{chr(LAST_PRIVATE_CHARACTER)}"
 
 
 class Encoded(NamedTuple):
@@ -41,60 +44,48 @@ class Encoded(NamedTuple):
     slots: tuple[int, ...]
 
 
-def encode(pieces: Sequence[Segment | ImageSlot], tokenizer: Any) -> Encoded:
+def encode(
+    pieces: Sequence[Segment | ImageSlot],
+    tokenizer: Any,
+    *,
+    tokenisation: str = "chunks",
+    learnt_everywhere: tuple[str, ...] = (),
+) -> Encoded:
     """The token ids of a rendered conversation, and which of them the model learns to say.
 
     `tokenizer` is a fast tokenizer (`PreTrainedTokenizerFast`). What is cached for it here assumes that its vocabulary does not
-    change any more.
+    change any more. `tokenisation` and `learnt_everywhere` are the template's (`core.template` says what they mean).
 
     Raises:
         LlavaKitError: the tokenizer is not a fast one.
     """
-    codec = _codec(tokenizer)
-    ids: list[int] = []
-    flags = bytearray()  # one a token
-    slots: list[int] = []
-    stretch: list[Segment] = []
-    first = True
-    for piece in (*pieces, None):
-        if isinstance(piece, Segment):
-            if piece.text:
-                stretch.append(piece)
-            continue
-        new_ids, runs = codec.encode(stretch) if stretch else ([], [])
-        if first:
-            # A template that writes the beginning-of-sequence token itself (Llama 3) must not get a second one.
-            written = bool(stretch) and stretch[0].special and new_ids[: len(codec.prefix)] == codec.prefix
-            prefix = [] if written else codec.prefix
-            ids.extend(prefix)
-            flags.extend(bytes(len(prefix)))
-        before = len(ids)
-        ids.extend(new_ids)
-        flags.extend(bytes(len(new_ids)))
-        for start, stop in runs:
-            flags[before + start : before + stop] = b"\x01" * (stop - start)
-        if piece is not None:
-            ids.append(IMAGE)
-            flags.append(0)
-            slots.append(piece.index)
-        stretch, first = [], False
-    return Encoded(np.array(ids, np.int64), np.frombuffer(flags, np.bool_), tuple(slots))
+    whole = tokenisation == "whole"
+    codec = _codec(tokenizer, whole)
+    ids, flags = codec.encode_whole(pieces) if whole else codec.encode_chunks(pieces)
+    token_ids = np.array(ids, np.int64)
+    trainable = np.frombuffer(flags, np.bool_)
+    if learnt_everywhere:
+        trainable = trainable | np.isin(token_ids, codec.ids_of(learnt_everywhere))
+    return Encoded(token_ids, trainable, tuple(piece.index for piece in pieces if isinstance(piece, ImageSlot)))
 
 
-_codecs: WeakKeyDictionary[Any, _Codec] = WeakKeyDictionary()
+_codecs: WeakKeyDictionary[Any, dict[bool, _Codec]] = WeakKeyDictionary()
 
 
-def _codec(tokenizer: Any) -> _Codec:
-    codec = _codecs.get(tokenizer)
-    if codec is None:
-        codec = _codecs[tokenizer] = _Codec(tokenizer)
-    return codec
+def _codec(tokenizer: Any, whole: bool = False) -> _Codec:
+    codecs = _codecs.setdefault(tokenizer, {})
+    if whole not in codecs:
+        codecs[whole] = _Codec(tokenizer, whole)
+    return codecs[whole]
 
 
 class _Codec:
-    """A tokenizer's own copy for this room: no truncation, no padding, offsets as the model's pieces have them."""
+    """A tokenizer's own copy for this room: no truncation, no padding, offsets as the model's pieces have them.
 
-    def __init__(self, tokenizer: Any):
+    With `whole` it knows one more special token, the place of a picture.
+    """
+
+    def __init__(self, tokenizer: Any, whole: bool = False):
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise LlavaKitError(
@@ -106,12 +97,66 @@ class _Codec:
         # The post-processor of byte-level tokenizers moves the offsets of pieces that begin with a space.
         self.description.update(truncation=None, padding=None, post_processor=None)
         self.plain = Tokenizer.from_str(json.dumps(self.description))
+        if whole:
+            self.plain.add_special_tokens([AddedToken(PICTURE, special=True, normalized=False)])
+            self.description = json.loads(self.plain.to_str())
+        self.picture = self.plain.token_to_id(PICTURE) if whole else None
         added = self.description["added_tokens"]
         self.specials = frozenset(token["content"] for token in added if token["special"])
         self.ordinary = frozenset(token["content"] for token in added if not token["special"])
         self.markers_in = lru_cache(maxsize=1024)(self._markers_in)
         self.pattern = lru_cache(maxsize=8)(_pattern)
         self.guarded = lru_cache(maxsize=4)(self._guarded)
+        self.ids_of = lru_cache(maxsize=8)(self._ids_of)
+
+    def encode_chunks(self, pieces: Sequence[Segment | ImageSlot]) -> tuple[list[int], bytearray]:
+        """The ids of a rendering and one flag a token, each stretch between two pictures on its own."""
+        ids: list[int] = []
+        flags = bytearray()
+        stretch: list[Segment] = []
+        first = True
+        for piece in (*pieces, None):
+            if isinstance(piece, Segment):
+                if piece.text:
+                    stretch.append(piece)
+                continue
+            self._append(stretch, ids, flags, first)
+            if piece is not None:
+                ids.append(IMAGE)
+                flags.append(0)
+            stretch, first = [], False
+        return ids, flags
+
+    def encode_whole(self, pieces: Sequence[Segment | ImageSlot]) -> tuple[list[int], bytearray]:
+        """As `encode_chunks`, in one go."""
+        places = [piece if isinstance(piece, Segment) else Segment(PICTURE, special=True) for piece in pieces]
+        ids: list[int] = []
+        flags = bytearray()
+        self._append([piece for piece in places if piece.text], ids, flags, True)
+        return [IMAGE if token == self.picture else token for token in ids], flags
+
+    def _append(self, stretch: list[Segment], ids: list[int], flags: bytearray, first: bool) -> None:
+        new_ids, runs = self.encode(stretch) if stretch else ([], [])
+        if first:
+            # A template that writes the beginning-of-sequence token itself (Llama 3) must not get a second one.
+            written = bool(stretch) and stretch[0].special and new_ids[: len(self.prefix)] == self.prefix
+            prefix = [] if written else self.prefix
+            ids.extend(prefix)
+            flags.extend(bytes(len(prefix)))
+        before = len(ids)
+        ids.extend(new_ids)
+        flags.extend(bytes(len(new_ids)))
+        for start, stop in runs:
+            flags[before + start : before + stop] = b"\x01" * (stop - start)
+
+    def _ids_of(self, texts: tuple[str, ...]) -> list[int]:
+        """The tokens that are these texts; a text that is no single token (Llama 3's blank line, for some) has none.
+
+        Asked after a letter, so that no space is put before them.
+        """
+        letter = self.plain.encode("a", add_special_tokens=False).ids
+        found = (self.plain.encode("a" + text, add_special_tokens=False).ids for text in texts)
+        return [ids[-1] for ids in found if len(ids) == len(letter) + 1 and ids[:-1] == letter]
 
     def encode(self, stretch: Sequence[Segment]) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of text without pictures, and the half-open runs of them that are trainable."""

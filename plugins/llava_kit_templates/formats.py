@@ -2,13 +2,17 @@
 
 Names are the keys of the original's `conv_templates`. Two differ from what the original does with the key: `v0` leaves out the
 built-in example that the original's chat puts before the first turn and its training does not; `llava_llama_3` needs no
-tokenizer to be rendered.
+tokenizer to be rendered (the template of Llama 3's own tokenizer is written out here; it trims every text).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from llava_kit.core.template import ConversationTemplate
+
+from . import ALIASES
 from .styles import BracketFormat, PlainFormat, TurnFormat
 
 _POLITE = (
@@ -38,6 +42,7 @@ _ORCA = (
     "You are MistralOrca, a large language model trained by Alignment Lab AI. Write out your reasoning step-by-step to be sure "
     "you get the right answers!"
 )
+_QWEN_2_5 = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 _V0 = TurnFormat(
     stop=("###",),
@@ -91,6 +96,7 @@ _ZEPHYR = TurnFormat(
 _LLAMA_3 = TurnFormat(
     stop=("<|eot_id|>",),
     start="<|begin_of_text|>",
+    trim=True,
     system=_VISION,
     before_system="<|start_header_id|>system<|end_header_id|>\n\n",
     after_system="<|eot_id|>",
@@ -129,18 +135,49 @@ FORMATS: dict[str, TurnFormat | BracketFormat | PlainFormat] = {
     "mistral_orca": replace(_CHATML, system=_ORCA),
     "mistral_zephyr": _ZEPHYR,
     "qwen_1_5": _QWEN,
-    "qwen_2_5": replace(_QWEN, system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    "qwen_2_5": replace(_QWEN, system=_QWEN_2_5),
     "llava_llama_3": _LLAMA_3,
     "gemma_instruct": _GEMMA,
 }
-ALIASES: dict[str, str] = {
-    "default": "v0",
-    "llava_v0": "v0",
-    "llava_v0_mmtag": "v0_mmtag",
-    "v0_plain": "plain",
-    "vicuna_v1": "v1",
-    "llava_v1_mmtag": "v1_mmtag",
-    "llava_mistral_instruct": "mistral_instruct",
-    "mistral_direct": "chatml_direct",
-    "qwen_2": "qwen_1_5",
+
+# The layout in which the original's training writes the v0 family; its chat writes the other one.
+_V0_TRAINED = replace(
+    _V0,
+    after_system="\n\n",
+    user="### Human: ",
+    learnt_opening="###",
+    after_user="\n",
+    assistant="### Assistant:",
+    end_of_answer="\n",
+    end="### ",
+    whole_turn=True,
+)
+_QWEN_WIDE: dict[str, Any] = {"whole_turn": True, "learnt_everywhere": ("\n", "<|im_start|>", "<|im_end|>")}
+_LLAMA_3_MARKS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+ORIGINAL_MASK: dict[str, TurnFormat] = {
+    "v0": _V0_TRAINED,
+    "v0_mmtag": replace(_V0_TRAINED, system=_MMTAG),
+    "qwen_1_5": replace(_QWEN, **_QWEN_WIDE),
+    "qwen_2_5": replace(_QWEN, system=_QWEN_2_5, **_QWEN_WIDE),
+    "llava_llama_3": replace(_LLAMA_3, whole_turn=True, learnt_everywhere=_LLAMA_3_MARKS),
 }
+"""The formats of which the original's code learns more than the answers, as it learns them."""
+
+
+def make_format(
+    name: str,
+    *,
+    system: str | None = None,
+    tokenisation: str = "chunks",
+    mask: str = "meant",
+    wrap_pictures: bool = False,
+) -> ConversationTemplate:
+    """The format of that name or alias, with what the recipe says about it."""
+    name = ALIASES.get(name, name)
+    made: Any = ORIGINAL_MASK[name] if mask == "original" else FORMATS[name]
+    if system is not None:
+        made = made.with_system(system)
+    if wrap_pictures:
+        made = replace(made, around_picture=("<Image>", "</Image>"))
+    return replace(made, tokenisation=tokenisation)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 from llava_kit.core.conversation import Conversation, ImageSlot, Message, Segment
 from llava_kit.core.template import ConversationTemplate
 from llava_kit.errors import SampleError
+
+from .as_jinja import bracket_template, plain_template, turn_template
 
 Pieces = list[Segment | ImageSlot]
 
@@ -37,10 +39,21 @@ def _marker(text: str, *, trainable: bool = False) -> Iterator[Segment]:
         yield Segment(text, trainable, special=True)
 
 
-def _say(message: Message) -> Iterator[Segment | ImageSlot]:
-    """The user's turn as it was written: all of it letters."""
-    for part in message.parts:
-        yield Segment(part) if isinstance(part, str) else part
+def _say(message: Message, trim: bool = False, around: tuple[str, str] = ("", "")) -> Iterator[Segment | ImageSlot]:
+    """The user's turn as it was written: all of it letters. `around` stands before and after each picture."""
+    parts = list(message.parts)
+    if trim and isinstance(parts[0], str):
+        parts[0] = parts[0].lstrip()
+    if trim and isinstance(parts[-1], str):
+        parts[-1] = parts[-1].rstrip()
+    before, after = around
+    for part in parts:
+        if isinstance(part, str):
+            yield Segment(part)
+        else:
+            yield from _marker(before)
+            yield part
+            yield from _marker(after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +61,8 @@ class TurnFormat(ConversationTemplate):
     """System text, then turns: each text between its role's marks.
 
     Learnt is what stands between `assistant` and `after_answer`: the answer, `before_answer` (a space that the answer's first
-    token carries) and `end_of_answer` (the mark at which a reply stops, and what the original learns with it).
+    token carries) and `end_of_answer` (the mark at which a reply stops, and what the original learns with it). Three fields
+    widen this to what the original's code learns: `whole_turn`, `learnt_opening` and `learnt_everywhere`.
     """
 
     stop: tuple[str, ...]
@@ -63,7 +77,21 @@ class TurnFormat(ConversationTemplate):
     after_answer: str = ""
     start: str = ""
     """What every prompt begins with, system text or not."""
+    end: str = ""
+    """What ends a conversation that does not go on."""
     has_system: bool = True
+    trim: bool = False
+    """Texts are written without the space around them."""
+    around_picture: tuple[str, str] = ("", "")
+    whole_turn: bool = False
+    """The assistant's mark and what follows the answer are learnt too, up to the end."""
+    learnt_opening: str = ""
+    """How `user` begins, as far as that is learnt."""
+    tokenisation: Literal["chunks", "whole"] = "chunks"
+    learnt_everywhere: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.user.startswith(self.learnt_opening)
 
     def with_system(self, system: str | None) -> Self:
         """The same format with another system text; None keeps it."""
@@ -73,21 +101,29 @@ class TurnFormat(ConversationTemplate):
 
     def render(self, conversation: Conversation, *, reply: bool = False) -> Pieces:
         check_turns(conversation, reply=reply)
+        learnt = self.whole_turn
         pieces: Pieces = [*_marker(self.start), *self._system(conversation)]
         for message in conversation.messages:
             if message.role == "user":
-                pieces += [*_marker(self.user), *_say(message), *_marker(self.after_user)]
+                pieces += _marker(self.learnt_opening, trainable=True)
+                pieces += _marker(self.user.removeprefix(self.learnt_opening))
+                pieces += [*_say(message, self.trim, self.around_picture), *_marker(self.after_user)]
             else:
-                pieces += _marker(self.assistant)
-                pieces.append(Segment(self.before_answer + message.text, trainable=True))
+                text = message.text.strip() if self.trim else message.text
+                pieces += _marker(self.assistant, trainable=learnt)
+                pieces.append(Segment(self.before_answer + text, trainable=True))
                 pieces += _marker(self.end_of_answer, trainable=True)
-                pieces += _marker(self.after_answer)
-        if reply:
-            pieces += _marker(self.assistant)
+                pieces += _marker(self.after_answer, trainable=learnt)
+        pieces += _marker(self.assistant if reply else self.end, trainable=learnt)
         return pieces
+
+    def chat_template(self) -> str:
+        return turn_template(self)
 
     def _system(self, conversation: Conversation) -> Iterator[Segment]:
         system = self.with_system(conversation.system).system
+        if self.trim:
+            system = system.strip()
         if system:
             yield from _marker(self.before_system)
             yield Segment(system)
@@ -105,6 +141,8 @@ class BracketFormat(ConversationTemplate):
     system: str
     between: str
     """What stands between an answer's `</s>` and the next `[INST]`."""
+    around_picture: tuple[str, str] = ("", "")
+    tokenisation: Literal["chunks", "whole"] = "chunks"
 
     def with_system(self, system: str | None) -> Self:
         """The same format with another system text; None keeps it."""
@@ -122,8 +160,11 @@ class BracketFormat(ConversationTemplate):
             pieces += _marker(self.between + "[INST] " if turn else "[INST] ")
             if turn == 0 and system:
                 pieces += [*_marker("<<SYS>>\n"), Segment(system), *_marker("\n<</SYS>>\n\n")]
-            pieces += [*_say(message), *_marker(" [/INST]")]
+            pieces += [*_say(message, around=self.around_picture), *_marker(" [/INST]")]
         return pieces
+
+    def chat_template(self) -> str:
+        return bracket_template(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +172,7 @@ class PlainFormat(ConversationTemplate):
     """Pictures, then their caption and a newline, both learnt; what the user wrote is left out. For aligning a connector."""
 
     stop: tuple[str, ...] = ("\n",)
-
-    def with_system(self, system: str | None) -> Self:
-        """The format itself: it has no place for a system text, and an instruction that is left out may have had one."""
-        return self
+    tokenisation: Literal["chunks", "whole"] = "chunks"
 
     def render(self, conversation: Conversation, *, reply: bool = False) -> Pieces:
         check_turns(conversation, reply=reply)
@@ -145,3 +183,6 @@ class PlainFormat(ConversationTemplate):
         if not pictures:
             raise SampleError("no_picture", "has no picture; 'plain' keeps only the picture and its caption")
         return [*pictures, *(Segment(answer.text + "\n", trainable=True) for answer in answers)]
+
+    def chat_template(self) -> str:
+        return plain_template()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llava_kit.core.conversation import Conversation, ImageBytes, ImageSlot, Message, Sample
+from llava_kit.core.template import ConversationTemplate
 from llava_kit.data.example import fit_turns
 from llava_kit.errors import LlavaKitError, SampleError
 from llava_kit.splice.build import IMAGE, sample_length
@@ -74,7 +75,7 @@ def test_what_is_refused(make_maker, reason, sample):
     assert caught.value.sample_id == "x"
 
 
-class Mute:
+class Mute(ConversationTemplate):
     """A template that forgets to mark what is learnt, or loses the picture."""
 
     stop = ()
