@@ -45,7 +45,7 @@ class Checkpoint:
         """Another JSON file of the folder; empty when there is none."""
         if self.folder is None or not (self.folder / file).is_file():
             return {}
-        return _read_json(self.folder / file)
+        return read_json(self.folder / file)
 
 
 def open_checkpoint(
@@ -83,7 +83,7 @@ def open_checkpoint(
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder}: found no {CONFIG_FILE}; expected a folder in the layout of the Hugging Face hub")
-    return Checkpoint(name, _cleaned(_read_json(path), str(path)), folder)
+    return Checkpoint(name, _cleaned(read_json(path), str(path)), folder)
 
 
 def fetch_checkpoint(name: str) -> Path:
@@ -194,7 +194,8 @@ def _cleaned(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return cleaned
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `CheckpointError` for a file that cannot be read, or that holds something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -212,7 +213,7 @@ def _check_files(folder: Path) -> bool:
         if (folder / single).is_file():
             names: set[str] = {single}
         elif (folder / index).is_file():
-            weight_map = _read_json(folder / index).get("weight_map")
+            weight_map = read_json(folder / index).get("weight_map")
             if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
                 raise CheckpointError(f"{folder / index}: expected a `weight_map` of tensor names to file names")
             names = set(weight_map.values())

@@ -21,12 +21,13 @@ from .tensors import Tensors
 
 # Tensors that a checkpoint may hold and a model of ours has no place for, by component, each with its reason.
 _SPARE = {
-    # Buffers of old transformers; the norm and the pooling head behind the layers that are looked at.
-    "encoder": re.compile(r"embeddings\.position_ids|post_layernorm\..*|layernorm\..*|head\..*|encoder\.layers?\.\d+\..*"),
+    # A buffer of old transformers, a token for masked training; the norm and the pooling head behind what is looked at.
+    "encoder": re.compile(r"embeddings\.(position_ids|mask_token)|(post_)?layernorm\..*|head\..*"),
     "connector": re.compile(r"(?!)"),
     # Rotary frequencies, which old transformers stored.
     "language_model": re.compile(r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias"),
 }
+_LAYER = re.compile(r"encoder\.layers?\.(\d+)\.")
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -64,6 +65,7 @@ class Foreign:
                own class (`encoder.layers.0...`, `model.layers.0...`, `lm_head.weight`), connector `0.weight`, `0.bias`, ...
     newline    the newline row [D], where the model has one
     tokenizer  the folder with the tokenizer's files
+    image_token  the id that the config gives to a picture's place, where it names one: the tokenizer must have it
     notes      what was decided for the user and why (the template, for example)
     """
 
@@ -73,6 +75,7 @@ class Foreign:
     tensors: Mapping[str, Tensors]
     tokenizer: Path
     newline: tuple[Tensors, str] | None = None
+    image_token: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -156,9 +159,12 @@ def _misfits(foreign: Foreign, component: str, places: Mapping[str, str], model:
     wanted = {canonical: state[own] for own, canonical in places.items()}
     said = f"{component.replace('_', ' ')}: "
     wrong = [f"{said}missing tensor {name!r} of shape {shape}" for name, shape in wanted.items() if name not in found]
+    deepest = max((int(layer[1]) for name in wanted if (layer := _LAYER.match(name))), default=-1)
     for name, shape in found.items():
         if name not in wanted:
-            if not _SPARE[component].fullmatch(name) and not _is_tied_head(model, component, name):
+            layer = _LAYER.match(name) if component == "encoder" else None
+            unused = layer is not None and int(layer[1]) > deepest  # behind the layers that are looked at
+            if not (unused or _SPARE[component].fullmatch(name) or _is_tied_head(model, component, name)):
                 wrong.append(f"{said}tensor {name!r} of shape {tuple(shape)} has no place in this model")
         elif tuple(shape) != wanted[name]:
             wrong.append(f"{said}tensor {name!r}: found shape {tuple(shape)}, expected {wanted[name]}")
@@ -177,6 +183,11 @@ def _check_vocabulary(assembly: Assembly, foreign: Foreign) -> None:
     rows = assembly.model.language_model.embedding.shape[0]
     tokenizer = assembly.tokenizer
     highest = max(tokenizer.get_vocab().values(), default=-1)
+    if foreign.image_token is not None and tokenizer.convert_ids_to_tokens(foreign.image_token) is None:
+        raise CheckpointError(
+            f"{foreign.tokenizer}: its tokenizer has no token of id {foreign.image_token}, which the config names as the place "
+            f"of a picture (image_token_index); its ids go up to {highest}: a tokenizer of the language model alone?"
+        )
     if highest >= rows:
         token = tokenizer.convert_ids_to_tokens(highest)
         raise CheckpointError(

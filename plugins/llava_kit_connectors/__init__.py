@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llava_kit.core.connector import Connector
     from llava_kit.core.tiles import Grid
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "identity"]
 
 
 class LinearOptions(Options):
@@ -25,7 +25,10 @@ class MlpOptions(Options):
     """Linear maps with an activation between them: depth 2 is LLaVA 1.5's mlp2x_gelu."""
 
     depth: PositiveInt = Field(2, description="how many linear maps; all but the first are of the language model's width")
-    activation: Activation = Field("gelu", description="gelu (exact, as LLaVA's), gelu_tanh (its approximation), relu or silu")
+    activation: Activation = Field(
+        "gelu",
+        description="gelu (exact, as LLaVA's), gelu_tanh (its approximation), quick_gelu (CLIP's), relu, silu, or identity (none)",
+    )
     bias: bool = Field(True, description="whether the maps have biases")
 
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from llava_kit import Connector, LinearChain, LlavaKitError, MlpWeights
 
+# What kernels are told about; other activations keep to `forward`.
+_FUSED = ("gelu", "gelu_tanh", "relu", "silu")
+
 
 def make_linear(width_in: int, width_out: int, *, bias: bool = True) -> nn.Linear:
     """A linear map that keeps the size of what goes through it: weights drawn from N(0, 1 / width_in), biases zero.
@@ -25,12 +28,16 @@ def make_linear(width_in: int, width_out: int, *, bias: bool = True) -> nn.Linea
 
 
 def activate(name: str, hidden: Tensor) -> Tensor:
-    """`gelu` is exact (erf), as in LLaVA; `gelu_tanh` its approximation."""
+    """`gelu` is exact (erf), as in LLaVA; `gelu_tanh` its approximation, `quick_gelu` CLIP's; `identity` is none at all."""
     if name == "gelu":
         return F.gelu(hidden)
     if name == "gelu_tanh":
         return F.gelu(hidden, approximate="tanh")
-    return F.relu(hidden) if name == "relu" else F.silu(hidden)
+    if name == "quick_gelu":
+        return hidden * torch.sigmoid(1.702 * hidden)  # the constant of openai/CLIP, clip/model.py
+    if name == "relu":
+        return F.relu(hidden)
+    return F.silu(hidden) if name == "silu" else hidden
 
 
 class Linear(Connector):
@@ -72,7 +79,7 @@ class Mlp(Connector):
         return LinearChain(tuple(linear for linear in self.linears if isinstance(linear, nn.Linear)), self.activation)
 
     def mlp(self) -> MlpWeights | None:
-        if len(self.linears) != 2:
+        if len(self.linears) != 2 or self.activation not in _FUSED:
             return None
         first, second = self.linears
         assert isinstance(first, nn.Linear)
