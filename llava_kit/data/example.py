@@ -67,7 +67,7 @@ class ExampleMaker:
     ):
         if too_long not in TOO_LONG:
             raise LlavaKitError(f"too_long: found {too_long!r}; {suggest(too_long, TOO_LONG)}")
-        self.template, self.tokenizer, self.tiler, self.side = template, tokenizer, tiler, side
+        self.template, self.tokenizer, self.tiler, self.side = template.for_tokenizer(tokenizer), tokenizer, tiler, side
         self.max_length, self.too_long = max_length, too_long
 
     def make(self, sample: Sample, *, reply: bool = False) -> Example:

@@ -1,4 +1,4 @@
-"""LLaVA's conversation formats, from v0 to NeXT, byte for byte, and the tokenizer's own; only what the model shall say is learnt."""
+"""LLaVA's conversation formats, from v0 to NeXT, byte for byte, and the tokenizer's own; what the model shall say is learnt."""
 
 from __future__ import annotations
 
