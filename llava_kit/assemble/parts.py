@@ -20,7 +20,7 @@ from ..core.tiles import Grid
 from ..data.example import ExampleMaker
 from ..errors import LlavaKitError, PluginError, RecipeError
 from ..image.tiling import Tiler, TilingOptions
-from ..model.decode import Sampling
+from ..model.sampling import Sampling
 from ..model.side_by_side import SideBySideEncoder
 from ..model.vlm import VisionLanguageModel
 from ..recipe.load import parse_part
@@ -74,7 +74,7 @@ class Assembly:
     def chat(self, text: str, images: Sequence[Any] = (), *, system: str | None = None, **sampling: Any) -> str:
         """One question, one answer. `images`: paths, bytes, PIL pictures or uint8 arrays; they stand before the text.
 
-        `sampling` are the fields of `llava_kit.model.decode.Sampling` (max_new_tokens, temperature, top_p, top_k, seed).
+        `sampling` are the fields of `llava_kit.model.sampling.Sampling` (max_new_tokens, temperature, num_beams, stop, ...).
         """
         return "".join(self.session(system=system).ask(text, images, Sampling(**sampling)))
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from ..core.conversation import Sample
 from ..data.collate import collate
-from ..data.example import ExampleMaker
-from ..model.decode import Sampling, decode
+from ..data.example import Example, ExampleMaker
+from ..errors import SampleError
+from ..model.generate import Generator
+from ..model.sampling import Sampling
 from ..model.vlm import VisionLanguageModel
+from .text import Ending, Writer
 
 
 class Responder:
@@ -20,84 +24,73 @@ class Responder:
     def __init__(self, model: VisionLanguageModel, maker: ExampleMaker):
         self.model = model
         self.maker = maker
+        self._generator = Generator(model.language_model)
 
-    def reply(self, samples: Sequence[Sample], sampling: Sampling) -> list[str]:
-        """The answers to a batch of samples; each equals the answer to that sample alone (greedy)."""
-        writers: list[_Writer] = []
-        if samples:
-            for state in self._writers(samples, sampling):
-                writers = state
-        return [writer.text for writer in writers]
+    def reply(self, samples: Sequence[Sample], sampling: Sampling, *, batch_size: int = 32) -> list[str]:
+        """The answers to samples, `batch_size` at once; each equals the answer to that sample alone (unless drawn).
+
+        Raises `SampleError` for one that cannot be asked: an unreadable picture, a prompt that is too long.
+        """
+        answers: list[str] = []
+        ending = self._ending(sampling)
+        for start in range(0, len(samples), batch_size):
+            examples = self._examples(samples[start : start + batch_size], sampling)
+            with self._resting():
+                lengths = [example.length for example in examples]
+                tokens = self._generator.generate(self._rows(examples), lengths, sampling, ending.end)
+            answers += [ending.text(answer) for answer in tokens]
+        return answers
 
     def stream(self, sample: Sample, sampling: Sampling) -> Iterator[str]:
-        """The answer to one sample, piece by piece."""
-        written = 0
-        for (writer,) in self._writers([sample], sampling):
-            ready = writer.ready
-            if len(ready) > written:
-                yield ready[written:]
-                written = len(ready)
+        """The answer to one sample, piece by piece. Beams are known at the end only: their answer is one piece."""
+        if sampling.num_beams > 1:
+            (answer,) = self.reply([sample], sampling)
+            if answer:
+                yield answer
+            return
+        ending = self._ending(sampling)
+        writer = Writer(self.maker.tokenizer, ending)
+        examples = self._examples([sample], sampling)
+        with self._resting():
+            for token in self._generator.stream(self._rows(examples), sampling, ending.end):
+                if piece := writer.add(token):
+                    yield piece
+                if writer.done:
+                    break
+        if piece := writer.close():
+            yield piece
 
-    def _writers(self, samples: Sequence[Sample], sampling: Sampling) -> Iterator[list[_Writer]]:
-        """The state of every answer after each token; the last state is complete."""
+    def _ending(self, sampling: Sampling) -> Ending:
+        return Ending(self.maker.tokenizer, (*self.maker.template.stop, *sampling.stop))
+
+    def _examples(self, samples: Sequence[Sample], sampling: Sampling) -> list[Example]:
         examples = [self.maker.make(sample, reply=True) for sample in samples]
-        model, tokenizer = self.model, self.maker.tokenizer
-        batch = collate(examples, side=self.maker.side, vocab=model.language_model.embedding.shape[0]).to(model.device)
-        was_training = model.training
-        model.eval()
-        writers = [_Writer(tokenizer, self.maker.template.stop) for _ in samples]
-        finished = [False] * len(samples)
+        context = self.model.language_model.context
+        for example in examples:
+            if context is not None and example.length + sampling.max_new_tokens > context:
+                left = context - example.length
+                advice = f"ask for at most {left} new tokens, or shorten it" if left > 0 else "expected a shorter one"
+                raise SampleError(
+                    "too_long",
+                    f"its prompt takes {example.length} positions and the answer may take {sampling.max_new_tokens} "
+                    f"(max_new_tokens), but the language model knows {context}; {advice}",
+                    sample_id=example.id,
+                )
+        return examples
+
+    @torch.inference_mode()
+    def _rows(self, examples: Sequence[Example]) -> Tensor:
+        """The prompts as input rows [B, S, D], padded on the right."""
+        batch = collate(examples, side=self.maker.side, vocab=self.model.language_model.embedding.shape[0])
+        batch = batch.to(self.model.device)
+        return self.model.embed(batch.tiles, batch.plan)
+
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """The model in evaluation mode, and afterwards in the mode in which it was."""
+        was_training = self.model.training
+        self.model.eval()
         try:
-            with torch.inference_mode():
-                rows = model.embed(batch.tiles, batch.plan)
-            for tokens in decode(model, rows, [example.length for example in examples], sampling, finished):
-                for index, (writer, token) in enumerate(zip(writers, tokens)):
-                    if not finished[index]:
-                        finished[index] = writer.add(token)
-                yield writers
-            for writer in writers:
-                writer.close()
-            yield writers
+            yield
         finally:
-            model.train(was_training)
-
-
-class _Writer:
-    """The text of one growing answer, cut at the first stop string or at the end-of-sequence token."""
-
-    def __init__(self, tokenizer: Any, stop: Sequence[str]):
-        self.tokenizer = tokenizer
-        self.stop = stop
-        self.ids: list[int] = []
-        self.text = ""
-        self.done = False
-
-    def add(self, token: int) -> bool:
-        """True when the answer has ended."""
-        if token == self.tokenizer.eos_token_id:
-            return self.close()
-        self.ids.append(token)
-        # Decoded whole each time: pieces of a multi-byte letter or of a word with a leading space only make sense together.
-        self.text = self.tokenizer.decode(self.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        for stop in self.stop:
-            at = self.text.find(stop)
-            if at >= 0:
-                self.text = self.text[:at]
-                return self.close()
-        return False
-
-    def close(self) -> bool:
-        self.text = self.text.strip()
-        self.done = True
-        return True
-
-    @property
-    def ready(self) -> str:
-        """The text that can be shown now: nothing that may yet become a stop string, no half letter."""
-        if self.done:
-            return self.text
-        text = self.text.lstrip()
-        held = max((n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        text = text[: len(text) - held]
-        # Spaces at the end wait too: the finished answer is stripped.
-        return text.rstrip("�").rstrip()
+            self.model.train(was_training)

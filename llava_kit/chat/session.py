@@ -11,7 +11,7 @@ import numpy
 from ..core.conversation import Conversation, ImageBytes, ImageFile, ImagePixels, ImageRef, ImageSlot, Message, Sample
 from ..errors import DataError, LlavaKitError
 from ..image.colour import to_rgb
-from ..model.decode import Sampling
+from ..model.sampling import Sampling
 from .responder import Responder
 
 
@@ -48,8 +48,8 @@ class ChatSession:
 
 
 def as_image(image: Any) -> ImageRef:
-    """A path, bytes, a PIL picture or a uint8 array [H, W, 3] as an `ImageRef`."""
-    if isinstance(image, (ImageFile, ImageBytes, ImagePixels)):
+    """A path, bytes, a PIL picture or a uint8 array [H, W, 3] as an `ImageRef`; an `ImageRef` (a clip of frames too) as it is."""
+    if isinstance(image, ImageRef):
         return image
     if isinstance(image, (str, os.PathLike)):
         path = os.fspath(image)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..chat.session import ChatSession
-    from ..model.decode import Sampling
+    from ..model.sampling import Sampling
 
 HELP = """commands:
   /image FILE [FILE ...]   show pictures with the next question
@@ -22,11 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", nargs="+", default=[], metavar="FILE", help="show these pictures first")
     parser.add_argument("--ask", metavar="TEXT", action="append", help="ask this, print the answer and leave (may be repeated)")
     parser.add_argument("--system", metavar="TEXT", help="replace the template's system text")
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 keeps all (default)")
-    parser.add_argument("--seed", type=int)
+    answers = parser.add_argument_group("how answers are chosen")
+    answers.add_argument("--max-new-tokens", type=int, metavar="N", help="at most so many tokens (default 256)")
+    answers.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default); above it tokens are drawn")
+    answers.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that together reach P")
+    answers.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0 is all (default)")
+    answers.add_argument("--min-p", type=float, metavar="P", help="draw from tokens at least P times as likely as the first")
+    answers.add_argument("--seed", type=int, help="draw the same again")
+    answers.add_argument("--num-beams", type=int, metavar="N", help="beam search; the answer comes in one piece")
+    answers.add_argument("--length-penalty", type=float, metavar="X", help="of beams: above 0 favours long answers (default 1)")
+    answers.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 says fewer words twice (default 1)")
+    answers.add_argument("--stop", action="append", metavar="TEXT", help="an answer ends before this text (may be repeated)")
     parser.add_argument("--device", metavar="NAME", help="for example cuda; default: cuda where there is one")
 
 
@@ -34,9 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from ..assemble.weights import load_model
-    from ..model.decode import Sampling
+    from ..model.sampling import Sampling
 
-    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.top_k, arguments.seed)
+    given = {field.name: getattr(arguments, field.name) for field in fields(Sampling)}
+    sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     session = load_model(arguments.model, device=device).session(system=arguments.system)
     images = [file for group in arguments.image for file in group]

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .published import Published
 from .splice import Sequences
+
+
+@runtime_checkable
+class ReorderableCache(Protocol):
+    """What a cache must be able to do for beam search, besides being handed back to `forward`."""
+
+    def reorder(self, rows: Tensor, start: int = 0) -> None:
+        """int64 [B']: row `i` goes on from what row `rows[i]` holds, left padding included. B' need not be B.
+
+        `start`: a promise that before this position row `i` holds the same as row `rows[i]` already, as beams of one prompt
+        do; then these positions need not be moved. With it, B' is B.
+        """
+        ...
 
 
 class LanguageModel(nn.Module, ABC):
@@ -23,6 +36,11 @@ class LanguageModel(nn.Module, ABC):
     tokenizer: Any
     logit_softcap: float | None = None
     """Where set, logits are `cap * tanh(logits / cap)` (Gemma 2)."""
+
+    @property
+    def context(self) -> int | None:
+        """How many positions it knows, prompt and answer together; None where it sets no limit."""
+        return None
 
     @property
     @abstractmethod
@@ -52,6 +70,8 @@ class LanguageModel(nn.Module, ABC):
         """An empty cache for `batch` rows of at most `length` positions.
 
         `left_padding` int64 [batch]: how many positions at the beginning of each row are padding and must not be seen.
+
+        A cache that is a `ReorderableCache` can be used for beams; one that is not makes beam search refuse the model.
         """
 
     def blocks(self) -> Sequence[nn.Module]:

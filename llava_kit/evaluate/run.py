@@ -19,7 +19,7 @@ from ..chat.responder import Responder
 from ..core.benchmark import Benchmark
 from ..core.conversation import Conversation, Sample
 from ..errors import SampleError
-from ..model.decode import Sampling
+from ..model.sampling import Sampling
 from ..recipe.schema import Evaluate
 
 Progress = Callable[[int, int], None]
@@ -157,7 +157,7 @@ def _question(sample: Sample) -> Sample:
 
 def _ask_batch(responder: Responder, samples: Sequence[Sample], sampling: Sampling) -> list[str | SampleError]:
     try:
-        return list(responder.reply(samples, sampling))
+        return list(responder.reply(samples, sampling, batch_size=len(samples)))
     except SampleError as error:
         if len(samples) == 1:
             return [error]

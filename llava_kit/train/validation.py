@@ -15,7 +15,7 @@ from ..data.collate import Batch, collate
 from ..data.example import Example, ExampleMaker
 from ..data.loader import iterate_examples
 from ..errors import DataError, SampleError
-from ..model.decode import Sampling
+from ..model.sampling import Sampling
 from ..model.vlm import VisionLanguageModel
 from ..recipe.schema import Validation
 from .loop import Look

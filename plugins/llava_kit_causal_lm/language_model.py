@@ -86,6 +86,17 @@ class CausalLm(LanguageModel):
         """The fast tokenizer, read when first asked for. Raises `PluginError` when there is none."""
         return _load_tokenizer(self._options, self._folder)
 
+    @property
+    def context(self) -> int | None:
+        """From the config; rotary frequencies stretched by a factor reach as much further."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        scaling = getattr(self.config, "rope_parameters", None)
+        if limit is None or not isinstance(scaling, dict):
+            return limit
+        # Yarn, longrope and llama3 may name the length before the stretch; linear and dynamic stretch what the config says.
+        trained = scaling.get("original_max_position_embeddings") or limit
+        return max(limit, int(trained * float(scaling.get("factor") or 1.0)))
+
     def forward(self, rows: Tensor, position_ids: Tensor, *, sequences: Sequences | None = None, cache: Any = None) -> Tensor:
         """[B, S, D], int64 [B, S] -> hidden states [B, S, D] after the final norm."""
         if sequences is not None and sequences.packed and not self.can_pack:

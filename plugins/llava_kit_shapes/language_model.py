@@ -94,6 +94,16 @@ class Cache:
         """(keys, values, positions filled) of one layer."""
         return self.store[number, 0], self.store[number, 1], self.filled
 
+    def reorder(self, rows: Tensor, start: int = 0) -> None:
+        """As `llava_kit.core.language_model.ReorderableCache` has it."""
+        if self.left_padding is not None:
+            self.left_padding = self.left_padding.index_select(0, rows.to(self.left_padding.device))
+        if len(rows) == self.store.shape[2]:
+            moved = self.store[:, :, :, :, start : self.filled]
+            moved.copy_(moved.index_select(2, rows))
+        else:
+            self.store = self.store.index_select(2, rows)
+
     def mask(self, rows: Tensor, window: int | None) -> Tensor | None:
         """bool [S, filled + S] or [B, 1, S, filled + S]; None for a prompt without padding, which is plainly causal."""
         length, end = rows.shape[1], self.filled + rows.shape[1]

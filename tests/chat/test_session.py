@@ -8,7 +8,7 @@ import llava_kit
 from llava_kit.chat.session import as_image
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
 from llava_kit.errors import DataError, LlavaKitError, SampleError
-from llava_kit.model.decode import Sampling
+from llava_kit.model.sampling import Sampling
 
 SHORT = Sampling(max_new_tokens=6)
 
