@@ -39,4 +39,5 @@ class Encoder(nn.Module, ABC):
         """
         scale = torch.tensor([1 / (255 * s) for s in self.spec.std], device=tiles.device)
         shift = torch.tensor([-m / s for m, s in zip(self.spec.mean, self.spec.std)], device=tiles.device)
-        return torch.addcmul(shift.view(3, 1, 1), tiles, scale.view(3, 1, 1)).to(dtype)
+        # On a CPU `addcmul` would take twice the time: it makes numbers of the bytes apart and works on them one by one.
+        return torch.mul(tiles, scale.view(3, 1, 1)).add_(shift.view(3, 1, 1)).to(dtype)

@@ -32,6 +32,7 @@ from ..core.conversation import ImageBytes, ImageFile, ImagePixels, ImageRef
 from ..errors import SampleError
 from .colour import to_rgb
 from .header import PREFIX, format_of, webp_size
+from .memory import pixels_of
 
 # Called directly: `Image.open` first lets Pillow print its own warning about large pictures, whatever our limit says.
 _DECODERS: dict[str, Callable[..., Image.Image]] = {
@@ -54,6 +55,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
+# Bytes that a decoder is given at a time. With Pillow's own 64 KB it stops and starts within most photographs: 3 % of the time.
+_BLOCK = 2**20
 
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:|file:|pipe:)", re.IGNORECASE)
 
@@ -90,14 +94,26 @@ def read_picture(ref: ImageRef, limits: ReadLimits = DEFAULT) -> Image.Image:
     if isinstance(ref, ImagePixels):
         return Image.fromarray(_drawn(ref, limits))
     with _opened(ref, limits) as (image, turn):
-        return to_rgb(image if turn is None else image.transpose(turn))
+        picture = _upright_rgb(image, turn)
+        return picture.copy() if picture is image else picture  # a plain picture, without the decoder that made it
 
 
 def read_pixels(ref: ImageRef, limits: ReadLimits = DEFAULT) -> NDArray[np.uint8]:
-    """`read_picture` as uint8 [height, width, 3]; a drawn picture comes as it was drawn, with no detour through Pillow."""
+    """`read_picture` as uint8 [height, width, 3], as `image.memory.pixels_of` gives it.
+
+    A drawn picture comes as it was drawn, with no detour through Pillow.
+    """
     if isinstance(ref, ImagePixels):
         return _drawn(ref, limits)
-    return np.array(read_picture(ref, limits))
+    with _opened(ref, limits) as (image, turn):
+        return pixels_of(_upright_rgb(image, turn))
+
+
+def _upright_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    """The decoded picture, RGB and upright; `image` itself where it needs no change."""
+    image.load()
+    turned = image if turn is None else image.transpose(turn)
+    return turned if turned.mode == "RGB" and not turned.has_transparency_data else to_rgb(turned)
 
 
 def picture_size(ref: ImageRef, limits: ReadLimits = DEFAULT) -> tuple[int, int]:
@@ -125,6 +141,7 @@ def _opened(ref: ImageFile | ImageBytes, limits: ReadLimits) -> Iterator[tuple[I
                 _check_size(name, declared, limits)
             stream.seek(0)
             image = decoder(stream)
+            image.decodermaxblock = _BLOCK  # type: ignore[attr-defined]  # every file of Pillow has it
             _check_size(name, image.size, limits)
             if image.mode != "1":
                 _check_density(name, image.size, stream, limits)
