@@ -37,6 +37,7 @@ def open_stage(recipe: str, overrides: Sequence[str], stage: str | None) -> Stag
     import torch
 
     from ..assemble.parts import assemble, build_part, build_source
+    from ..data.pictures import arranged
     from ..recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -51,4 +52,5 @@ def open_stage(recipe: str, overrides: Sequence[str], stage: str | None) -> Stag
         too_long=data.too_long,
     )
     vocab = assembly.model.language_model.embedding.shape[0]
-    return StageData(loaded, name, chosen, build_source(data.source), maker, vocab)
+    source = arranged(build_source(data.source), data.pictures, loaded.seed)
+    return StageData(loaded, name, chosen, source, maker, vocab)

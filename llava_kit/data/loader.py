@@ -13,6 +13,7 @@ from .collate import Batch, collate
 from .example import Example, ExampleMaker
 from .order import DataOrder
 from .packing import pack
+from .pictures import arranged
 from .workers import make_ahead
 
 
@@ -59,7 +60,8 @@ class TrainLoader:
 
     `epochs` or `steps` says how long it goes on. `vocab` is the number of rows of the embedding (default: the tokenizer's
     length). `round_to`: the length of a batch is rounded up to a multiple of it. `workers` processes make steps ahead; with 0
-    they are made here. A sample that cannot be used is left out and told in `StepData.bad`.
+    they are made here. `pictures` is a rule of `data.pictures`, by which each epoch places them anew. A sample that cannot be
+    used is left out and told in `StepData.bad`.
     """
 
     def __init__(
@@ -81,10 +83,13 @@ class TrainLoader:
         pin_memory: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        pictures: str = "as_written",
     ):
         self.order = DataOrder(len(source), global_batch_size, seed, epochs, steps, shuffled)
         vocab = len(maker.tokenizer) if vocab is None else vocab
-        self._make = _StepMaker(maker, source, self.order, micro_batch_size, pack_rows, vocab, round_to, rank, world_size)
+        self._make = _StepMaker(
+            maker, source, self.order, micro_batch_size, pack_rows, vocab, round_to, rank, world_size, pictures
+        )
         self.workers, self.start_step, self.pin_memory = workers, start_step, pin_memory
 
     @property
@@ -126,12 +131,14 @@ class _StepMaker:
     round_to: int
     rank: int
     world_size: int
+    pictures: str
 
     def __call__(self, step: int) -> StepData:
         epoch, indices = self.order.samples(step)
         bad: list[BadSample] = []
         mine = indices[self.rank :: self.world_size].tolist()
-        examples = list(iterate_examples(self.maker, self.source, mine, bad.append))
+        source = arranged(self.source, self.pictures, self.order.seed, epoch)
+        examples = list(iterate_examples(self.maker, source, mine, bad.append))
         examples.sort(key=lambda example: -example.length)
         return StepData(
             step=step,

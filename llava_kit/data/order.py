@@ -17,6 +17,10 @@ from ..errors import LlavaKitError
 
 # Four rounds make a Feistel network a pseudo-random permutation (Luby and Rackoff); six leave a margin, at no cost that shows.
 ROUNDS = 6
+# SplitMix64's step: the golden ratio in 64 bits.
+GOLDEN = 0x9E3779B97F4A7C15
+# Coins are drawn from a seed of their own, so that they have nothing to do with the order ("coin" in ASCII).
+COIN = 0x636F696E
 
 
 class StepSamples(NamedTuple):
@@ -84,6 +88,12 @@ def permute(places: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDAr
     return result.astype(np.int64)
 
 
+def coin(seed: int, epoch: int, number: int) -> bool:
+    """A fair coin for sample `number` in an epoch; it does not depend on the order of the samples."""
+    key = int(_keys(seed ^ COIN, epoch)[0])
+    return bool(_mix(np.array([(key + number * GOLDEN) % 2**64], np.uint64))[0] >> np.uint64(63))
+
+
 def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> bits, values & mask
@@ -101,7 +111,6 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _keys(seed: int, epoch: int) -> NDArray[np.uint64]:
-    golden = 0x9E3779B97F4A7C15  # SplitMix64's step: the golden ratio in 64 bits
     base = _mix(np.array([seed % 2**64], np.uint64))[0]
-    start = int(_mix(np.array([(int(base) + epoch * golden) % 2**64], np.uint64))[0])
-    return _mix(np.array([(start + round_ * golden) % 2**64 for round_ in range(1, ROUNDS + 1)], np.uint64))
+    start = int(_mix(np.array([(int(base) + epoch * GOLDEN) % 2**64], np.uint64))[0])
+    return _mix(np.array([(start + round_ * GOLDEN) % 2**64 for round_ in range(1, ROUNDS + 1)], np.uint64))

@@ -16,6 +16,7 @@ from ..chat.responder import Responder
 from ..core.source import DataSource
 from ..data.example import ExampleMaker
 from ..data.loader import TrainLoader
+from ..data.pictures import arranged
 from ..data.quarantine import Quarantine
 from ..errors import CheckpointError, RecipeError, TrainingError, suggest
 from ..recipe.parts import parts_of
@@ -231,6 +232,7 @@ class _Run:
             start_step=start_step,
             vocab=assembly.model.language_model.embedding.shape[0],
             pin_memory=self.device.type == "cuda",
+            pictures=settings.data.pictures,
         )
 
     def _validator(self, name: str, assembly: Assembly) -> Validator | None:
@@ -242,7 +244,7 @@ class _Run:
             assembly.model,
             self._maker(name, assembly),
             Responder(assembly.model, self._maker(name, assembly, too_long="error")),
-            build_source(block.source),
+            arranged(build_source(block.source), settings.data.pictures, self.recipe.seed),
             block,
             batch_size=settings.micro_batch_size or settings.global_batch_size,
             precision=settings.precision,

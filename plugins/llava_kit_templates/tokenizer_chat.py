@@ -1,4 +1,4 @@
-"""`tokenizer_chat`: the tokenizer's own chat template as a conversation template; what is learnt is found by taking it apart."""
+"""`tokenizer_chat`: the tokenizer's own chat template as a conversation template; it is taken apart to find what is learnt."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def take_apart(text: str, tokenizer: Any, *, with_system: bool) -> Reader:
 
     Raises:
         OutOfBounds: it is too large, or takes too much.
-        NoLayout: it cannot be taken apart; the reasons for each way of giving contents.
+        NoLayout: it cannot be taken apart.
     """
     named = getattr(tokenizer, "special_tokens_map", {})
     variables = {name: str(token) for name, token in named.items() if not isinstance(token, (list, tuple))}
@@ -152,19 +152,22 @@ def take_apart(text: str, tokenizer: Any, *, with_system: bool) -> Reader:
     check_bounds(text, calls)
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     markers = tuple(sorted(token.content for token in added if token.special))
-    told: list[str] = []
+    told = "", False
     for mode in MODES:
         reader = Reader(text, tuple(sorted(variables.items())), mode, PLACEHOLDER, markers=markers)
+        could_read = False
         try:
             if mode != "text":
                 reader = reader._replace(picture=_picture(reader, tokenizer))
-            reader = reader._replace(end=_last_words(reader, probe))
+            written = stand_ins(reader, probe, False)
+            could_read = True
+            reader = reader._replace(end=_last_words(reader, written))
             layout(reader, probe, False)
             return reader
         except NoLayout as error:
-            told.append(f"contents as {mode}: {error}" if mode != "text" else str(error))
-    # A template that reads text alone says most plainly in that way what is wrong with it.
-    raise NoLayout(told[-1])
+            # Of several reasons, that of a way in which the template takes contents at all.
+            told = told if told[1] else (str(error), could_read)
+    raise NoLayout(told[0])
 
 
 def _picture(reader: Reader, tokenizer: Any) -> str:
@@ -183,13 +186,13 @@ def _picture(reader: Reader, tokenizer: Any) -> str:
     )
 
 
-def _last_words(reader: Reader, probe: Shape) -> str:
+def _last_words(reader: Reader, written: str) -> str:
     """What the template writes after the last answer, as far as it ends it."""
-    written = stand_ins(reader, probe, False)
     after = written[written.rindex(CLOSE) + 1 :]
     end = end_of_turn(after, reader.markers)
     if not end.strip():
-        raise NoLayout(f"the chat template writes {after or 'nothing'!r} after an answer: the model would never learn to stop")
+        found = repr(after) if after else "nothing"
+        raise NoLayout(f"the chat template writes {found} after an answer: the model would never learn to stop")
     return end
 
 
@@ -201,8 +204,8 @@ def _own_template(tokenizer: Any) -> str:
         text = text["default"]
     if not isinstance(text, str) or not text:
         raise LlavaKitError(
-            "tokenizer_chat: this tokenizer has no chat template; give one (template or template_file), or use one of the formats "
-            "(`llava-kit plugins list`)"
+            "tokenizer_chat: this tokenizer has no chat template; give one (template or template_file), or use one of the "
+            "formats (`llava-kit plugins list`)"
         )
     return text
 
