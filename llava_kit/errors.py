@@ -60,6 +60,10 @@ class CheckpointError(LlavaKitError):
     exit_code = 4
 
 
+class UnsafeError(LlavaKitError):
+    """A stranger's file that would take too much memory or time; it was not used."""
+
+
 class TrainingError(LlavaKitError):
     """A run that had to stop: a loss that is not a number, a full disk, a bad-sample budget that is spent."""
 

@@ -118,8 +118,6 @@ def _text_config(resolved: Any, tensors: Tensors) -> tuple[dict[str, Any], str |
     note = None
     if tied and head in tensors and embedding in tensors and not torch.equal(tensors.read(head), tensors.read(embedding)):
         tied, note = False, "the config ties the head to the embedding, but another head is stored: the stored one is used"
-    elif not tied and head not in tensors and not resolved.tie_word_embeddings:
-        note = None  # named as missing when the model is filled
     return {**text, "tie_word_embeddings": tied}, note
 
 
@@ -142,8 +140,8 @@ def _encoder(folder: Path, resolved: Any, vision: Mapping[str, Any], pictures: P
     keeps_all = resolved.vision_feature_select_strategy == "full"
     if name == "siglip" and not keeps_all:
         raise CheckpointError(
-            f"{where}: vision_feature_select_strategy: found 'default', which leaves out the class token, and a SigLIP tower has "
-            "none (transformers would leave out the first patch); expected 'full'"
+            f"{where}: vision_feature_select_strategy: found 'default', which leaves out the class token, and a SigLIP tower "
+            "has none (transformers would leave out the first patch); expected 'full'"
         )
     keep_cls = keeps_all and name != "siglip"
     if keep_cls and resolved.model_type == "llava_next":

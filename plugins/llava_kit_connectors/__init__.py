@@ -27,7 +27,7 @@ class MlpOptions(Options):
     depth: PositiveInt = Field(2, description="how many linear maps; all but the first are of the language model's width")
     activation: Activation = Field(
         "gelu",
-        description="gelu (exact, as LLaVA's), gelu_tanh (its approximation), quick_gelu (CLIP's), relu, silu, or identity (none)",
+        description="gelu (exact, as LLaVA's), gelu_tanh (its approximation), quick_gelu (CLIP's), relu, silu, identity",
     )
     bias: bool = Field(True, description="whether the maps have biases")
 
