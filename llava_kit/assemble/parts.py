@@ -19,7 +19,7 @@ from ..core.template import ConversationTemplate
 from ..core.tiles import Grid
 from ..data.example import ExampleMaker
 from ..errors import LlavaKitError, PluginError, RecipeError
-from ..image.tiling import Tiler, TilingOptions
+from ..image.tiling import Tiler
 from ..model.sampling import Sampling
 from ..model.side_by_side import SideBySideEncoder
 from ..model.vlm import VisionLanguageModel
@@ -110,7 +110,7 @@ def build_source(part: Part) -> DataSource:
 
 def make_tiler(encoder: Encoder, tiling: Tiling) -> Tiler:
     """The tiler for this encoder's tiles."""
-    return Tiler(encoder.spec, TilingOptions(tiling.mode, tiling.pinpoints, tiling.merge, tiling.rule))
+    return Tiler(encoder.spec, tiling.options())
 
 
 def choose_splicer(choice: str | Part) -> Splicer:
@@ -175,8 +175,7 @@ def assemble(
     tiling = tiling if isinstance(tiling, Tiling) else Tiling.model_validate(tiling or {})
     _check_fit(encoder, connector, tiling)
     splicer = choose_splicer(splicer) if isinstance(splicer, (str, Part)) else splicer
-    newline = tiling.mode == "anyres" and tiling.merge == "spatial_unpad"
-    model = VisionLanguageModel(encoder, connector, language_model, splicer, newline=newline)
+    model = VisionLanguageModel(encoder, connector, language_model, splicer, newline=tiling.options().has_newlines)
     if device is not None:
         model.to(device)
     side = connector.output_grid(encoder.spec.grid)
@@ -201,17 +200,24 @@ def _build_encoder(block: Model, weights: bool) -> Encoder:
 
 
 def _check_fit(encoder: Encoder, connector: Connector, tiling: Tiling) -> None:
-    """Detail tiles need visual rows that keep their place in the picture."""
-    if tiling.mode != "anyres":
+    """Detail tiles, and frames that are pooled, need visual rows that keep their place in the picture."""
+    if tiling.mode != "anyres" and tiling.video is None:
         return
+    key, what = ("mode", "anyres") if tiling.mode == "anyres" else ("video", "pooling the frames of a clip")
+    instead = "use mode 'pad'" if key == "mode" else "take the block out"
     if not connector.spatial:
         raise RecipeError(
-            f"model.tiling.mode: anyres needs visual rows that keep their place in the picture, and those of connector "
-            f"{type(connector).__name__} have none; use mode 'pad', or a connector such as 'mlp'"
+            f"model.tiling.{key}: {what} needs visual rows that keep their place in the picture, and those of connector "
+            f"{type(connector).__name__} have none; {instead}, or a connector such as 'mlp'"
         )
     rows, cols = encoder.spec.grid
     if rows != cols:
         raise RecipeError(
-            f"model.tiling.mode: anyres needs a square grid of patches, and the encoder gives {rows} x {cols} (a class token "
-            "that is kept has no place in the picture); use mode 'pad', or keep_cls: false"
+            f"model.tiling.{key}: {what} needs a square grid of patches, and the encoder gives {rows} x {cols} (a class token "
+            f"that is kept has no place in the picture); {instead}, or keep_cls: false"
+        )
+    side = connector.output_grid(encoder.spec.grid)
+    if tiling.video is not None and tiling.video.pool != "bilinear" and min(side) < 2:
+        raise RecipeError(
+            f"model.tiling.video.pool: {tiling.video.pool} takes two by two rows, and a tile has {side.rows} x {side.cols}"
         )

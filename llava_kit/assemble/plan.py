@@ -13,7 +13,8 @@ from ..data.order import DataOrder
 from ..errors import LlavaKitError, RecipeError, suggest
 from ..image.tiling import Tiler
 from ..recipe.schema import COMPONENTS, Recipe, Stage
-from ..splice.layout import count_rows, kept_lines
+from ..splice.blend import count_projected
+from ..splice.layout import count_newlines, count_rows
 from .parts import Assembly, build_source, make_tiler
 from .plan_cost import GIB, Flops, Memory, SampleShape, flops, memory
 from .plan_size import ModelSize, build_on_meta, measure
@@ -214,16 +215,11 @@ def _shape(grid: TileGrid, side: Grid, text: int, targets: int) -> SampleShape:
     positions = count_rows(grid, side) + text
     return SampleShape(
         tiles=grid.num_tiles,
-        visual_rows=count_rows(grid, side) - _newlines(grid, side),
+        visual_rows=count_projected(grid, side),
         positions=positions,
         targets=targets,
         positions_squared=positions**2,
     )
-
-
-def _newlines(grid: TileGrid, side: Grid) -> int:
-    top, bottom, _, _ = kept_lines(grid, side)
-    return bottom - top if grid.merge == "spatial_unpad" else 0
 
 
 def _mean(shapes: list[SampleShape]) -> SampleShape:
@@ -233,7 +229,7 @@ def _mean(shapes: list[SampleShape]) -> SampleShape:
 
 def _picture(size: tuple[int, int], tiler: Tiler, side: Grid, text: int, max_length: int, cost: float) -> PicturePlan:
     grid = tiler.plan(size)
-    tokens, newlines = count_rows(grid, side), _newlines(grid, side)
+    tokens, newlines = count_rows(grid, side), count_newlines(grid, side)
     return PicturePlan(
         size=size,
         detail_tiles=grid.tiles,

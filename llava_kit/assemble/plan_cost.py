@@ -18,7 +18,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class SampleShape:
-    """A sample as the model sees it; averages, too. `visual_rows` without newlines, `targets` the supervised positions."""
+    """A sample as the model sees it; averages, too. `visual_rows` are those projected, `targets` what is supervised."""
 
     tiles: float
     visual_rows: float

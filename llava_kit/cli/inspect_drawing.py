@@ -122,8 +122,11 @@ def _canvas(cut: Cut, plan: TilingPlan) -> Panel:
         row, column = divmod(number, tiles.cols)
         _tag(pen, (round((column + 0.5) * width / tiles.cols), round((row + 0.5) * height / tiles.rows)), str(number + 1))
     kept_rows, kept_columns = y1 - y0, x1 - x0
-    each = f"({kept_columns} + newline)" if cut.grid.merge == "spatial_unpad" else str(kept_columns)
-    counted = f"canvas: {kept_rows} x {each} = {cut.rows - side.area:,} rows"
+    rows, columns = cut.shrunk or (kept_rows, kept_columns)
+    each = f"({columns} + newline)" if cut.grid.merge == "spatial_unpad" else str(columns)
+    counted = f"canvas: {rows} x {each} = {cut.rows - side.area:,} rows"
+    if cut.shrunk is not None:
+        counted += f", shrunk from {kept_rows} x {kept_columns}"
     left_out = tiles.area * side.area - kept_rows * kept_columns
     about = "{} x {} pixels, {} tiles; {:,} patches left out".format(*cut.place.canvas, tiles.area, left_out)
     return Panel(image, [counted, about])

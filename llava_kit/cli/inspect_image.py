@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ..core.conversation import ImageFile
 from ..core.tiles import Grid, TileGrid
-from ..errors import LlavaKitError, suggest
+from ..errors import LlavaKitError
 from ..image.geometry import Geometry, TilingOptions, TilingPlan
 
 EXAMPLES = """\
 examples:
   llava-kit inspect image photo.jpg --recipe llava_next_vicuna_7b --png cut.png
   llava-kit inspect image --size 640x480 --json --tiling '{"mode": "anyres", "pinpoints": [[336, 672], [672, 672]]}'
+  llava-kit inspect image --size 1920x1080 --tile 384 \\
+    --tiling '{"mode": "anyres", "pinpoints": "(1x1),...,(6x6)", "max_tiles": 9}'
 
 JSON: a list, in the order of the pictures, then of the sizes, of
   size     [width, height] of the picture in pixels, upright
@@ -24,7 +26,9 @@ JSON: a list, in the order of the pictures, then of the sizes, of
   tiles    [across, down] on the canvas; [1, 1] where there is only the overview
   resized  [width, height] of the picture on the canvas, in pixels of the canvas
   offset   [x, y] of its upper left corner there; negative where mode square crops
-  kept     [rows, columns] of the canvas's patches that become rows of the input
+  kept     [rows, columns] of the canvas's visual rows that hold picture
+  shrunk   [rows, columns] that these are shrunk to by max_tiles; null where they stay as they are
+  merge    how the tiles are put together: flat, spatial or spatial_unpad
   rows     positions that the picture takes in the input, overview and newlines included
 """
 
@@ -34,7 +38,10 @@ DEFAULT_TILE, DEFAULT_PATCH = 336, 14
 
 @dataclass(frozen=True)
 class Cut:
-    """One picture, or a bare size, and how it is cut. `side`: visual rows and columns of a tile; `kept`: y0, y1, x0, x1."""
+    """One picture, or a bare size, and how it is cut.
+
+    `side`: visual rows and columns of a tile; `kept`: y0, y1, x0, x1; `shrunk`: None where the kept lines stay as they are.
+    """
 
     name: str
     picture: Any
@@ -42,6 +49,7 @@ class Cut:
     place: Geometry
     side: Grid
     kept: tuple[int, int, int, int]
+    shrunk: Grid | None
     rows: int
 
     def record(self) -> dict[str, Any]:
@@ -54,6 +62,8 @@ class Cut:
             "resized": list(self.place.resized),
             "offset": list(self.place.offset),
             "kept": [y1 - y0, x1 - x0],
+            "shrunk": None if self.shrunk is None else list(self.shrunk),
+            "merge": self.grid.merge,
             "rows": self.rows,
         }
 
@@ -97,11 +107,12 @@ def _cut_file(path: str, plan: TilingPlan, side: Grid, pixels: bool) -> Cut:
 
 
 def _cut(name: str, picture: Any, size: tuple[int, int], plan: TilingPlan, side: Grid) -> Cut:
-    from ..splice.layout import count_rows, kept_lines
+    from ..splice.layout import count_rows, is_shrunk, kept_lines, shown_grid
 
     grid = plan.grid(size)
     kept = kept_lines(grid, side) if grid.tiles.area else (0, side.rows, 0, side.cols)
-    return Cut(name, picture, grid, plan.geometry(size), side, kept, count_rows(grid, side))
+    shrunk = shown_grid(grid, side) if grid.tiles.area and is_shrunk(grid, side) else None
+    return Cut(name, picture, grid, plan.geometry(size), side, kept, shrunk, count_rows(grid, side))
 
 
 def _plan_of(arguments: argparse.Namespace) -> tuple[TilingPlan, Grid]:
@@ -139,9 +150,7 @@ def _plan_of_recipe(name: str) -> tuple[TilingPlan, Grid]:
         spec = encoder.spec
         # The language model is not built: its width changes nothing about places.
         connector = build_part("connector", model.connector, vision_width=spec.width, text_width=spec.width, grid=spec.grid)
-    tiling = model.tiling
-    options = TilingOptions(tiling.mode, tiling.pinpoints, tiling.merge, tiling.rule)
-    return TilingPlan(spec.image_size, options), connector.output_grid(spec.grid)
+    return TilingPlan(spec.image_size, model.tiling.options()), connector.output_grid(spec.grid)
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -160,39 +169,52 @@ def _parse_pixels(option: str, text: str | None, default: int) -> int:
 
 
 def _parse_tiling(text: str | None) -> TilingOptions:
-    """The options in a JSON object, held to the same rules as a recipe's block."""
+    """The options in a JSON object, held to the same rules as a recipe's block, by the same code."""
     if text is None:
         return TilingOptions()
+    from pydantic import ValidationError
+
+    from ..recipe.explain import explain
+    from ..recipe.reader import read_text
+    from ..recipe.schema import Tiling
+    from ..recipe.tree import plain, told
+
     try:
         block = json.loads(text)
     except ValueError as error:
         raise LlavaKitError(f'--tiling: is no JSON ({error}); expected such as \'{{"mode": "pad"}}\'') from None
     if not isinstance(block, dict):
         raise LlavaKitError(f'--tiling: found {text}, expected a JSON object such as \'{{"mode": "pad"}}\'')
-    known = [field.name for field in fields(TilingOptions)]
-    for key in block:
-        if key not in known:
-            raise LlavaKitError(f"--tiling: unknown key {key!r}; {suggest(key, known)}")
-    pinpoints = block.get("pinpoints", [])
-    if not isinstance(pinpoints, list) or not all(isinstance(entry, list) for entry in pinpoints):
-        raise LlavaKitError(f"--tiling: pinpoints: found {json.dumps(pinpoints)}, expected [[width, height], ...] in pixels")
-    return TilingOptions(**{**block, "pinpoints": tuple(map(tuple, pinpoints))})
+    tree = read_text(text, "--tiling")
+    try:
+        return Tiling.model_validate(plain(tree)).options()
+    except ValidationError as error:
+        raise LlavaKitError("\n".join(told(explain(error, Tiling, tree)))) from None
 
 
 def _print_table(cuts: list[Cut], plan: TilingPlan, side: Grid) -> None:
     from .table import print_table
 
-    rows: list[tuple[str, ...]] = [("picture", "size", "canvas", "tiles", "resized", "at", "kept", "rows")]
+    shrunk = any(cut.shrunk is not None for cut in cuts)
+    heads = ("picture", "size", "canvas", "tiles", "resized", "at", "kept", *(["shrunk"] if shrunk else []), "rows")
+    rows: list[tuple[str, ...]] = [heads]
     for cut in cuts:
         shown = cut.record()
         pairs = [f"{shown[key][0]}x{shown[key][1]}" for key in ("size", "canvas", "tiles", "resized")]
         x, y = shown["offset"]
-        rows.append((cut.name, *pairs, f"{x},{y}", "x".join(map(str, shown["kept"])), str(cut.rows)))
+        fewer = ["x".join(map(str, shown["shrunk"] or ["-"]))] if shrunk else []
+        rows.append((cut.name, *pairs, f"{x},{y}", "x".join(map(str, shown["kept"])), *fewer, str(cut.rows)))
     print_table(rows)
-    newline = ", and a newline after each kept line" if plan.canvases and plan.options.merge == "spatial_unpad" else ""
+    options = plan.options
+    mode = f"mode {options.mode}" + (f", merge {options.merge}, rule {options.rule}" if plan.canvases else "")
+    if options.max_tiles is not None:
+        mode += f", at most {options.max_tiles} tiles"
+    newline = ", and a newline after each line" if plan.canvases and options.merge == "spatial_unpad" else ""
     parts = "overview + canvas" + newline if plan.canvases else "the overview alone"
-    print(f"\ntile {plan.tile} pixels, {side.rows}x{side.cols} patches; mode {plan.options.mode}: rows = {parts}")
-    print("size, canvas, tiles, resized: width x height; at: x,y of the picture on the canvas; kept: rows x columns of patches")
+    print(f"\ntile {plan.tile} pixels, {side.rows}x{side.cols} visual rows; {mode}: rows = {parts}")
+    print("size, canvas, tiles, resized: width x height; at: x,y of the picture on the canvas; kept: lines x rows in each")
+    if shrunk:
+        print("shrunk: what the kept lines are interpolated to, after the connector")
 
 
 def _draw(cuts: list[Cut], plan: TilingPlan, path: str) -> None:

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-TEXT, NEWLINE, PAD = -1, -2, -3
+TEXT, NEWLINE, PAD, BLENDED = -1, -2, -3, -4
 """Codes in `SplicePlan.source`; numbers >= 0 are visual rows."""

@@ -1,21 +1,22 @@
 """SplicePlan: for each position of the language model's input, where its row comes from. B rows of S positions, T = B * S.
 
 The plan is made on the CPU from the text and the pictures' sizes (`llava_kit.splice.build`); the model obeys it. Every position
-is one of: a text row, a visual row, the newline row, or padding (zeros), so the four lists of positions are disjoint.
+is one of: a text row, a visual row, the newline row, a blend of visual rows, or padding (zeros), so the lists of positions are
+disjoint.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from .codes import NEWLINE, PAD, TEXT
+from .codes import BLENDED, NEWLINE, PAD, TEXT
 from .connector import Connector
 
-__all__ = ["NEWLINE", "PAD", "TEXT", "Sequences", "SplicePlan", "Splicer"]
+__all__ = ["BLENDED", "NEWLINE", "PAD", "TEXT", "Blend", "Sequences", "SplicePlan", "Splicer"]
 
 
 def _map_tensors(record: Any, change) -> Any:
@@ -27,6 +28,8 @@ def _map_tensors(record: Any, change) -> Any:
             new[f.name] = change(value)
         elif isinstance(value, Sequences):
             new[f.name] = _map_tensors(value, change)
+        elif f.name == "blends":
+            new[f.name] = tuple(_map_tensors(blend, change) for blend in value)
     return replace(record, **new)
 
 
@@ -46,10 +49,30 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class Blend:
+    """R rows that are made of up to four visual rows each: a canvas that is shrunk, frames that are pooled.
+
+    They are made of what the connector gives back, as in LLaVA-NeXT.
+
+    rows       int64 [Q]       the visual rows that go into them, each once
+    taps       int64 [R, 4]    which of `rows` go into each
+    weights    float32 [R, 4]  by how much; a row of fewer than four has zeros. Without meaning for `max`
+    positions  int64 [R]       the seat of each
+    reduce     `sum`: the weighted sum; `max`: the greatest of the four, feature by feature
+    """
+
+    rows: Tensor
+    taps: Tensor
+    weights: Tensor
+    positions: Tensor
+    reduce: Literal["sum", "max"]
+
+
+@dataclass(frozen=True)
 class SplicePlan:
     """Who sits where. All index tensors are flat: a position is `b * S + s`, a visual row `tile * P' + patch`.
 
-    source            int32 [T]  a visual row (>= 0) | TEXT | NEWLINE | PAD
+    source            int32 [T]  a visual row (>= 0) | TEXT | NEWLINE | PAD | BLENDED
     text_ids          int64 [X]  token ids of the text rows, in order of position
     text_positions    int64 [X]  the seat of each
     visual_rows       int64 [K]  the visual rows in use, each at most once, in order of position; K <= num_visual
@@ -57,6 +80,7 @@ class SplicePlan:
     newline_positions int64 [L]
     shape             (B, S)
     num_visual        V = N * P', tiles of padding included
+    blends            at most one for each way to reduce; empty for every batch whose rows are rows of tiles
     """
 
     source: Tensor
@@ -68,6 +92,7 @@ class SplicePlan:
     shape: tuple[int, int]
     num_visual: int
     sequences: Sequences
+    blends: tuple[Blend, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SplicePlan:
         return _map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))

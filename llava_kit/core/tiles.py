@@ -11,6 +11,12 @@ Merge = Literal["flat", "spatial", "spatial_unpad"]
 Rule = Literal["llava", "transformers"]
 """Whose arithmetic decides where the original LLaVA-NeXT and its port in transformers differ."""
 
+Pool = Literal["average", "max", "bilinear"]
+"""How each two by two visual rows of a frame become one; `bilinear` keeps the odd line that the others drop."""
+
+ClipNewline = Literal["grid", "frame", "one_token", "no_token"]
+"""Where newline rows stand in a clip: after each line of each frame, after each frame, after the clip, nowhere."""
+
 
 class Grid(NamedTuple):
     """Rows and columns: of patches in a tile, or of tiles in a picture."""
@@ -47,14 +53,26 @@ class TileGrid:
     merge      `flat`: the rows of one tile after those of the other; `spatial`: line by line across the tiles; `spatial_unpad`:
                so, but lines of the canvas that hold no picture are left out and a newline row ends each line (an overview
                alone is ended by one, too)
+    max_tiles  a canvas that keeps more visual rows than so many tiles have is shrunk to as many (`anyres_max_N`; only with
+               `spatial_unpad`); None: never
     rule       whose rounding decides which lines are left out
     """
 
     size: tuple[int, int]
     tiles: Grid = Grid(0, 0)
     merge: Merge = "spatial"
+    max_tiles: int | None = None
     rule: Rule = "llava"
 
     @property
     def num_tiles(self) -> int:
         return 1 + self.tiles.area
+
+
+@dataclass(frozen=True)
+class ClipGrid:
+    """How a clip was cut: one tile for each of `num_tiles` frames, its visual rows pooled two by two."""
+
+    num_tiles: int
+    pool: Pool = "bilinear"
+    newline: ClipNewline = "grid"

@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..core.tiles import Grid, Merge, Rule, TileGrid
-from ..errors import RecipeError, suggest
+from ..core.tiles import ClipGrid, Grid, TileGrid
+from ..errors import RecipeError
+from .options import MODES, TilingOptions, canvases_of
 
-MODES = ("square", "pad", "resize", "anyres")
-MERGES = ("flat", "spatial", "spatial_unpad")
-RULES = ("llava", "transformers")
-
-
-@dataclass(frozen=True)
-class TilingOptions:
-    """How pictures are cut; the fields of a recipe's `tiling` block.
-
-    `mode`: `square` resizes the shorter side and crops the centre; `pad` fills up to a square with the encoder's mean colour;
-    `resize` squashes to a square; `anyres` adds tiles of the best canvas among `pinpoints` (width, height), put together
-    as `merge` says. `rule`: whose choice among equal canvases, and whose rounding of what the canvas holds beside the picture.
-    """
-
-    mode: str = "pad"
-    pinpoints: tuple[tuple[int, int], ...] = ()
-    merge: Merge = "spatial_unpad"
-    rule: Rule = "llava"
-
-    def __post_init__(self):
-        for key, value, known in (("mode", self.mode, MODES), ("merge", self.merge, MERGES), ("rule", self.rule, RULES)):
-            if value not in known:
-                raise RecipeError(
-                    f"tiling.{key}: found {value!r}, expected one of {', '.join(known)}; {suggest(str(value), known)}"
-                )
-        if self.mode == "anyres" and not self.pinpoints:
-            raise RecipeError(
-                "tiling.pinpoints: found none; anyres needs canvases to choose from, as [width, height] in pixels, "
-                "multiples of the encoder's tile, such as [[336, 672], [672, 336]]"
-            )
-        for entry in self.pinpoints:
-            if len(entry) != 2 or not all(isinstance(side, int) and side > 0 for side in entry):
-                raise RecipeError(f"tiling.pinpoints: found {list(entry)}, expected [width, height] in whole pixels above 0")
+__all__ = ["MODES", "Geometry", "TilingOptions", "TilingPlan", "best_canvas", "fit_canvas", "fit_shorter_side"]
 
 
 class Geometry(NamedTuple):
@@ -60,13 +28,17 @@ class Geometry(NamedTuple):
 
 
 class TilingPlan:
-    """Tiling options for tiles of one size, checked."""
+    """Tiling options for tiles of one size, checked.
+
+    `alone` below: the picture is the only one of its sample; with `several: pad` those of other samples are padded.
+    """
 
     def __init__(self, tile: int, options: TilingOptions):
         self.tile, self.options = tile, options
         self.canvases: tuple[tuple[int, int], ...] = ()
         if options.mode == "anyres":
-            wrong = [list(entry) for entry in options.pinpoints if entry[0] % tile or entry[1] % tile]
+            canvases = canvases_of(options.pinpoints, tile)
+            wrong = [list(entry) for entry in canvases if entry[0] % tile or entry[1] % tile]
             if wrong:
                 raise RecipeError(
                     f"tiling.pinpoints: {', '.join(map(str, wrong))}: both sides must be multiples of the encoder's tile, "
@@ -75,30 +47,49 @@ class TilingPlan:
             # transformers reads the same list as (height, width). For a list that holds each entry's mirror image this changes
             # only which of two equal canvases comes first, and the first one wins.
             flip = options.rule == "transformers"
-            self.canvases = tuple((b, a) if flip else (a, b) for a, b in options.pinpoints)
+            self.canvases = tuple((b, a) if flip else (a, b) for a, b in canvases)
 
-    def grid(self, size: tuple[int, int]) -> TileGrid:
+    def mode(self, alone: bool = True) -> str:
+        """The mode in which a picture is cut."""
+        return "pad" if self.options.several == "pad" and not alone else self.options.mode
+
+    def grid(self, size: tuple[int, int], *, alone: bool = True) -> TileGrid:
         """How a picture of `size` (width, height) is cut."""
-        if not self.canvases:
-            return TileGrid(size)
+        options = self.options
+        if options.mode != "anyres":
+            return TileGrid(size)  # LLaVA 1.5: an overview and no newline, whatever merge says
+        if self.mode(alone) == "pad":
+            return TileGrid(size, merge=options.merge, rule=options.rule)
         width, height = best_canvas(size, self.canvases)
-        return TileGrid(size, Grid(height // self.tile, width // self.tile), self.options.merge, self.options.rule)
+        tiles = Grid(height // self.tile, width // self.tile)
+        return TileGrid(size, tiles, options.merge, options.max_tiles, options.rule)
 
-    def geometry(self, size: tuple[int, int]) -> Geometry:
+    def clip(self, num_frames: int) -> ClipGrid:
+        """How a clip is cut of which `num_frames` are looked at."""
+        video = self.options.video
+        assert video is not None
+        return ClipGrid(num_frames, video.pool, video.newline)
+
+    def geometry(self, size: tuple[int, int], *, alone: bool = True) -> Geometry:
         """Where a picture of `size` lies on its canvas. Without detail tiles the canvas is the one overview tile."""
-        tile, mode = self.tile, self.options.mode
-        if self.canvases:
+        mode = self.mode(alone)
+        if mode == "anyres":
             canvas = best_canvas(size, self.canvases)
             resized = fit_canvas(size, canvas)
             offset = ((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2)
-            return Geometry(canvas, resized, offset, Grid(canvas[1] // tile, canvas[0] // tile))
-        resized, offset = (tile, tile), (0, 0)
-        if mode == "square":
-            resized = fit_shorter_side(size, tile)
-            offset = (-((resized[0] - tile) // 2), -((resized[1] - tile) // 2))
-        elif mode == "pad":
-            resized, offset = _fit_padded(size, tile)
-        return Geometry((tile, tile), resized, offset, Grid(1, 1))
+            return Geometry(canvas, resized, offset, Grid(canvas[1] // self.tile, canvas[0] // self.tile))
+        return overview_place(size, self.tile, mode)
+
+
+def overview_place(size: tuple[int, int], tile: int, mode: str) -> Geometry:
+    """Where a picture of `size` lies on the one tile that shows it whole, by `square`, `pad` or `resize`."""
+    resized, offset = (tile, tile), (0, 0)
+    if mode == "square":
+        resized = fit_shorter_side(size, tile)
+        offset = (-((resized[0] - tile) // 2), -((resized[1] - tile) // 2))
+    elif mode == "pad":
+        resized, offset = _fit_padded(size, tile)
+    return Geometry((tile, tile), resized, offset, Grid(1, 1))
 
 
 def best_canvas(size: tuple[int, int], canvases: tuple[tuple[int, int], ...]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from llava_kit.errors import nearest
 from llava_kit.registry.registry import Registry, words
 
+from ..image.options import max_tiles_meant
 from .parts import BUILT_IN_SPLICERS, parse_part, parts_of
 from .schema import Recipe
 from .tree import Node, Path, Problem, dotted, find, place_of
@@ -75,6 +76,9 @@ def _tiling_rules(tiling: Node | None) -> Iterator[tuple[Path, str]]:
             ("pinpoints",),
             f"only anyres chooses among canvases; take them out, or set mode to anyres (it is {mode or 'pad'})",
         )
+    merge = _said(tiling, "merge") or "spatial_unpad"
+    if _said(tiling, "max_tiles") is not None and ((mode or "pad") in OTHER_MODES or merge in ("flat", "spatial")):
+        yield ("max_tiles",), max_tiles_meant(mode or "pad", merge)
 
 
 def _length_rules(stage: Node) -> Iterator[tuple[Path, str]]:

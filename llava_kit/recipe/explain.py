@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from llava_kit.errors import nearest, suggest
 
+from ..image.options import FOREIGN_KEYS
 from .reader import kind_of, shortened
 from .tree import Node, Path, Problem, find, place_of
 
@@ -63,7 +64,8 @@ def explain(
             meant = nearest(str(fault.path[-1]), names)
             if meant is not None:
                 missing_but_meant.add((*fault.path[:-1], meant))
-            message = f"unknown key; {suggest(str(fault.path[-1]), names)}"
+            key = str(fault.path[-1])
+            message = f"unknown key; {FOREIGN_KEYS.get(key) or suggest(key, names)}"
         else:
             message = _message(fault, find(tree, fault.path))
         found.append(Problem(place_of(whole, (*prefix, *fault.path)), (*prefix, *fault.path), message))

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+
+from ..image.options import TilingOptions, VideoOptions, foreign_word, wrong_pinpoints
 
 RECIPE_VERSION = 1
 COMPONENTS = ("encoder", "connector", "language_model")
@@ -20,6 +31,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 def _plain_name(value: str) -> str:
     if not value or value in (".", "..") or "/" in value or "\\" in value:
         raise ValueError("must be one plain folder name: the run's folder is named after it")
+    return value
+
+
+def _pinpoints(value: str) -> str:
+    if wrong := wrong_pinpoints(value):
+        raise ValueError(f"expected {wrong[1]}")
     return value
 
 
@@ -44,6 +61,23 @@ class Part(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+class Video(Block):
+    """How a clip, given as pictures of its frames, becomes tiles and rows (LLaVA-NeXT-Video, OneVision)."""
+
+    frames: PositiveInt = Field(default=32, description="at most so many frames are looked at, spread evenly over the clip")
+    frame: Literal["square", "resize", "pad"] = Field(
+        default="square",
+        description="how a frame becomes its one tile; LLaVA crops with CLIP (square) and squashes with SigLIP",
+    )
+    pool: Literal["average", "max", "bilinear"] = Field(
+        default="bilinear", description="how two by two visual rows of a frame become one; bilinear keeps an odd line"
+    )
+    newline: Literal["grid", "frame", "one_token", "no_token"] = Field(
+        default="grid", description="newline rows after each line of a frame, after each frame, after the clip, or nowhere"
+    )
+    time_instruction: bool = Field(default=False, description="tell the frames' times in a sentence before the question")
+
+
 class Tiling(Block):
     """How a picture becomes tiles (LLaVA v1: square, v1.5: pad, NeXT: anyres)."""
 
@@ -52,18 +86,43 @@ class Tiling(Block):
         description="square: resize the shorter side, crop the centre; pad: to a square with the encoder's mean colour; "
         "resize: squash to a square; anyres: an overview and tiles of the best canvas",
     )
-    pinpoints: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
-        default=(), description="anyres: the canvases to choose from, (width, height) in pixels, multiples of the tile"
+    pinpoints: tuple[tuple[PositiveInt, PositiveInt], ...] | Annotated[str, AfterValidator(_pinpoints)] = Field(
+        default=(),
+        description="anyres: the canvases to choose from, (width, height) in pixels, multiples of the tile; or a range of "
+        "tiles such as '(1x1),...,(6x6)'",
     )
     merge: Literal["flat", "spatial", "spatial_unpad"] = Field(
         default="spatial_unpad",
-        description="anyres: flat: tile after tile; spatial: line by line across the tiles; spatial_unpad: so, without the lines "
-        "that hold no picture, and each ended by a newline row",
+        description="anyres: flat: tile after tile; spatial: line by line across the tiles; spatial_unpad: so, without the "
+        "lines that hold no picture, and each ended by a newline row",
+    )
+    max_tiles: PositiveInt | None = Field(
+        default=None, description="anyres: a canvas with more rows than so many tiles have is shrunk to as many (anyres_max_N)"
     )
     rule: Literal["llava", "transformers"] = Field(
         default="llava",
         description="anyres: whose choice among equal canvases (they differ for about 6 % of picture sizes) and whose rounding",
     )
+    several: Literal["same", "pad"] = Field(
+        default="same", description="pad: where a sample has two or more pictures each is padded to one tile, as in LLaVA-NeXT"
+    )
+    resampler: Literal["torch", "pillow"] = Field(
+        default="torch", description="torch: fast, within 2 of 255 of Pillow; pillow: the bytes of transformers' PIL processors"
+    )
+    video: Video | None = Field(default=None, description="default: clips are refused")
+
+    @field_validator("mode", "merge", mode="before")
+    @classmethod
+    def _not_the_originals_word(cls, value: Any, info: ValidationInfo) -> Any:
+        if hint := foreign_word(info.field_name or "", value):
+            raise ValueError(hint)
+        return value
+
+    def options(self) -> TilingOptions:
+        """The same for the tiler."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        video = None if self.video is None else VideoOptions(**self.video.model_dump())
+        return TilingOptions(**{**values, "video": video})
 
 
 class Model(Block):
@@ -120,6 +179,11 @@ class Data(Block):
     max_length: PositiveInt = Field(default=2048, description="positions of a sample, visual rows included")
     too_long: Literal["drop_turns", "drop_sample", "error"] = Field(
         "drop_turns", description="drop_turns keeps the first turns that fit; a sample is never cut inside a picture or a turn"
+    )
+    pictures: Literal["as_written", "first", "random"] = Field(
+        default="as_written",
+        description="as_written: where the source puts them; first: a question's only picture before its text; random: those "
+        "of the first question before or after its text, by a coin, as the first LLaVA paper has it",
     )
     pack: bool = Field(default=False, description="several samples share a row of max_length, each seeing only itself")
     order: Literal["shuffled", "sequential"] = "shuffled"

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.splice import NEWLINE, PAD, TEXT, Sequences, SplicePlan
-from ..core.tiles import Grid, TileGrid
+from ..core.splice import BLENDED, NEWLINE, PAD, TEXT, Blend, Sequences, SplicePlan
+from ..core.tiles import ClipGrid, Grid, TileGrid
 from ..errors import LlavaKitError, SampleError
+from .blend import Mixture, mixture
 from .layout import count_rows, picture_rows
 
 IMAGE = -200
@@ -30,12 +31,12 @@ class Seating:
 
     token_ids  int64 [n]  token ids, with IMAGE at the place of each picture
     trainable  bool [n]   True where the token is one the model learns to say; ignored at pictures
-    grids                 how each picture was cut, in the order of the pictures
+    grids                 how each picture or clip was cut, in the order of their places
     """
 
     token_ids: NDArray[np.int64]
     trainable: NDArray[np.bool_]
-    grids: tuple[TileGrid, ...]
+    grids: tuple[TileGrid | ClipGrid, ...]
     sample_id: str
 
 
@@ -103,11 +104,16 @@ def build_plan(
     source = np.full(shape[0] * shape[1], PAD, np.int32)
     text_positions = seats[tokens.is_text]
     source[text_positions] = TEXT
-    for seat, picture in zip(seats[tokens.image_places].tolist(), pictures):
+    image_seats = seats[tokens.image_places].tolist()
+    for seat, picture in zip(image_seats, pictures):
         source[seat : seat + len(picture)] = picture
+    blends = _blends(grids, side, pictures, image_seats)
     visual_positions = np.flatnonzero(source >= 0)
     newline_positions = np.flatnonzero(source == NEWLINE)
-    assert len(text_positions) + len(visual_positions) + len(newline_positions) == lengths.sum()  # no seat is taken twice
+    num_blended = sum(len(blend.positions) for blend in blends)
+    taken = len(text_positions) + len(visual_positions) + len(newline_positions) + num_blended
+    assert taken == lengths.sum()  # no seat is taken twice
+    assert num_blended == np.count_nonzero(source == BLENDED)
 
     learnt = tokens.trainable & tokens.is_text
     learnt[tokens.starts] = False  # nothing comes before the first token of a sequence
@@ -122,6 +128,7 @@ def build_plan(
         shape=shape,
         num_visual=num_tiles * side.area,
         sequences=sequences,
+        blends=blends,
     )
     return Built(plan, position_ids, torch.from_numpy(seats[learnt] - 1), torch.from_numpy(tokens.ids[learnt]))
 
@@ -174,13 +181,44 @@ def _check_pictures(seatings: Sequence[Seating], tokens: _Tokens) -> None:
             )
 
 
-def _lay_out(grids: Sequence[TileGrid], side: Grid) -> tuple[list[NDArray[np.int32]], int]:
+def _lay_out(grids: Sequence[TileGrid | ClipGrid], side: Grid) -> tuple[list[NDArray[np.int32]], int]:
     """The rows of each picture, and how many tiles they have together."""
     pictures, tiles = [], 0
     for grid in grids:
         pictures.append(picture_rows(grid, side, tiles * side.area))
         tiles += grid.num_tiles
     return pictures, tiles
+
+
+def _blends(
+    grids: Sequence[TileGrid | ClipGrid], side: Grid, pictures: Sequence[NDArray[np.int32]], image_seats: Sequence[int]
+) -> tuple[Blend, ...]:
+    """The blended rows of the batch, those that are summed and those of which the greatest is taken."""
+    found: dict[Literal["sum", "max"], list[tuple[int, Mixture, NDArray[np.int64]]]] = {}
+    tiles = 0
+    for grid, picture, seat in zip(grids, pictures, image_seats, strict=True):
+        mixed = mixture(grid, side)
+        if mixed is not None:
+            positions = np.flatnonzero(picture == BLENDED) + seat
+            assert len(positions) == len(mixed.taps)
+            found.setdefault(mixed.reduce, []).append((tiles * side.area, mixed, positions))
+        tiles += grid.num_tiles
+    return tuple(_joined(reduce, found[reduce]) for reduce in sorted(found))
+
+
+def _joined(reduce: Literal["sum", "max"], parts: Sequence[tuple[int, Mixture, NDArray[np.int64]]]) -> Blend:
+    """The mixtures of several pictures as one; each comes with its first visual row and the seats of its rows."""
+    counts = np.cumsum([0] + [len(mixed.rows) for _, mixed, _ in parts])
+    taps = np.concatenate([mixed.taps + before for before, (_, mixed, _) in zip(counts.tolist(), parts)])
+    assert taps.min() >= 0
+    assert taps.max() < counts[-1]
+    return Blend(
+        rows=torch.from_numpy(np.concatenate([mixed.rows + first for first, mixed, _ in parts])),
+        taps=torch.from_numpy(taps),
+        weights=torch.from_numpy(np.concatenate([mixed.weights for _, mixed, _ in parts])),
+        positions=torch.from_numpy(np.concatenate([positions for _, _, positions in parts])),
+        reduce=reduce,
+    )
 
 
 def _seat_samples(

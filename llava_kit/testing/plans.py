@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.connector import Connector, MlpWeights
 from ..core.splice import SplicePlan
-from ..core.tiles import Grid, TileGrid
+from ..core.tiles import ClipGrid, Grid, TileGrid
 from ..splice.build import IMAGE, Seating, build_plan
 
 VOCAB = 53  # small, so that tokens repeat and their gradients add up
@@ -166,7 +166,10 @@ TALL = TileGrid((100, 470), Grid(3, 1), merge="spatial_unpad")
 WHOLE = TileGrid((640, 300), Grid(1, 2))
 
 
-def _sequence(text: int, *grids: TileGrid, first: int = 1) -> Seating:
+SHRUNK = TileGrid((640, 500), Grid(3, 3), "spatial_unpad", max_tiles=2)
+
+
+def _sequence(text: int, *grids: TileGrid | ClipGrid, first: int = 1) -> Seating:
     """`text` random tokens; the pictures stand one after another from token `first` on."""
     ids = np.random.default_rng(text).integers(0, VOCAB, text)
     ids = np.insert(ids, min(first, text), [IMAGE] * len(grids))
@@ -184,6 +187,8 @@ def battery() -> list[Case]:
     anyres = [[_sequence(9, WIDE, first=0)], [_sequence(23, TALL, first=4)], [_sequence(6, WHOLE)]]
     packed = [[_sequence(3), _sequence(8, TALL, OVERVIEW), _sequence(4, WIDE)], [_sequence(40), _sequence(2, OVERVIEW)], []]
     text = [[_sequence(12)], [_sequence(7)]]
+    clips = [ClipGrid(3, "average", "frame"), ClipGrid(2, "bilinear", "grid"), ClipGrid(2, "max", "one_token")]
+    blended = [[_sequence(9, SHRUNK, TALL), _sequence(4, clips[0])], [_sequence(7, clips[1], OVERVIEW, clips[2])]]
     widths = [(1, 1), (41, 341), (341, 41), (1, 41), (64, 128)]
     cases = [
         Case(f"anyres_{vision}_{width}", _plan(anyres, oblong, 14), oblong, Mlp, vision, width) for vision, width in widths
@@ -206,6 +211,14 @@ def battery() -> list[Case]:
         Case("other_activation", anyres_plan, square, lambda vision, width: Mlp(vision, width, activation="silu")),
         Case("class_token", anyres_plan, square, Mlp, class_token=True),
         Case("coarse_tower", anyres_plan, square, Mlp, features_dtype=torch.bfloat16),
+        Case("shrunk", _plan([[_sequence(5, SHRUNK)], [_sequence(3, SHRUNK)]], square), square, Mlp),
+        Case("clips", _plan([[_sequence(3, clip)] for clip in clips], Grid(3, 3), 9), Grid(3, 3), Mlp),
+        Case("blended", _plan(blended, square, num_tiles=24), square, Mlp),
+        Case("blended_line", _plan(blended, oblong), oblong, Line, 41, 341),
+        Case("blended_halving", _plan(blended, Grid(4, 2)), square, Halving),
+        Case("blended_through", _plan(blended, square), square, Through, 32, 32),
+        Case("blended_coarse_tower", _plan(blended, square), square, Mlp, features_dtype=torch.bfloat16),
+        Case("blended_frozen_features", _plan(blended, square), square, Mlp, frozen=frozenset({"features"})),
     ]
     everything = frozenset({"features", "connector", "embedding", "newline"})
     cases += [Case(f"frozen_{name}", anyres_plan, square, Mlp, frozen=frozenset({name})) for name in sorted(everything)]

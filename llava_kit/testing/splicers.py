@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.connector import Connector
-from ..core.splice import NEWLINE, PAD, TEXT, SplicePlan, Splicer
+from ..core.splice import BLENDED, NEWLINE, PAD, TEXT, SplicePlan, Splicer
 from .plans import Case, Parts, battery
 
 ALLOWED = 1.5
@@ -89,6 +89,13 @@ def _seat_by_seat(
     """The truth: one position after another, from `source` alone but for the token ids."""
     visual = [row for tile in features for row in connector(tile[None])[0]]
     text = dict(zip(plan.text_positions.tolist(), plan.text_ids.tolist()))
+    blended = {}
+    for blend in plan.blends:
+        taken = blend.rows[blend.taps].tolist()
+        for position, taps, weights in zip(blend.positions.tolist(), taken, blend.weights.tolist(), strict=True):
+            four = [visual[tap] for tap in taps]
+            weighted = [row * weight for row, weight in zip(four, weights)]
+            blended[position] = torch.stack(weighted).sum(0) if blend.reduce == "sum" else torch.stack(four).max(0).values
     rows = []
     for position, source in enumerate(plan.source.tolist()):
         if source == TEXT:
@@ -98,6 +105,8 @@ def _seat_by_seat(
         elif source == NEWLINE:
             assert newline is not None
             rows.append(newline)
+        elif source == BLENDED:
+            rows.append(blended[position])
         else:
             rows.append(visual[source])
     unused = [tensor.sum() * 0 for tensor in (features, embedding, newline, *connector.parameters()) if tensor is not None]
@@ -115,7 +124,13 @@ def _plain_torch(plan: SplicePlan, features: Tensor, connector: Connector, embed
     seats[plan.newline_positions] = len(projected) + num_text
     seats[plan.text_positions] = len(projected) + torch.arange(num_text, device=embedding.device)
     seats[plan.visual_positions] = plan.visual_rows
-    return table[seats].view(*plan.shape, -1)
+    rows = table[seats]
+    for blend in plan.blends:
+        four = projected[blend.rows][blend.taps]
+        weighted = four.float() * blend.weights[..., None]
+        mixed = weighted.sum(1).to(rows.dtype) if blend.reduce == "sum" else four.max(1).values
+        rows = rows.index_copy(0, blend.positions, mixed)
+    return rows.view(*plan.shape, -1)
 
 
 def _compare(name: str, found: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from llava_kit.cli.main import main
 
 NEXT = '{"mode": "anyres", "pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]}'
 SEVEN = NEXT.replace("]]}", "], [1344, 336], [336, 1344]]}")
+MAX_9 = json.dumps({"mode": "anyres", "pinpoints": "(1x1),...,(6x6)", "max_tiles": 9})
 RANGE = json.dumps({"mode": "anyres", "pinpoints": [[384 * i, 384 * j] for i in range(1, 7) for j in range(1, 7)]})
 
 
@@ -79,6 +80,8 @@ def test_one_record_whole(capsys):
             "resized": [672, 504],
             "offset": [0, 84],
             "kept": [36, 48],
+            "shrunk": None,
+            "merge": "spatial_unpad",
             "rows": 2340,
         }
     ]
@@ -131,14 +134,23 @@ def test_text(capsys, tmp_path):
         (["--size", "5x5", "--tile", "10", "--patch", "14"], ["--patch", "14", "10 pixels"]),
         (["--size", "5x5", "--tiling", "{mode"], ["--tiling", "JSON"]),
         (["--size", "5x5", "--tiling", "[]"], ["--tiling", "JSON object"]),
-        (["--size", "5x5", "--tiling", '{"mod": "pad"}'], ["'mod'", "did you mean 'mode'"]),
+        (["--size", "5x5", "--tiling", '{"mod": "pad"}'], ["mod: unknown key", "did you mean 'mode'"]),
         (["--size", "5x5", "--tiling", '{"mode": "padd"}'], ["'padd'", "did you mean 'pad'"]),
-        (["--size", "5x5", "--tiling", '{"mode": ["pad"]}'], ["tiling.mode", "pad"]),
+        (["--size", "5x5", "--tiling", '{"mode": ["pad"]}'], ["mode", "'pad'", "found a list"]),
         (["--size", "5x5", "--tiling", '{"merge": 1}'], ["merge", "spatial_unpad"]),
-        (["--size", "5x5", "--tiling", '{"pinpoints": 3}'], ["pinpoints", "[[width, height], ...]"]),
+        (["--size", "5x5", "--tiling", '{"pinpoints": 3}'], ["pinpoints: expected a list or text, found 3"]),
         (["--size", "5x5", "--tiling", '{"mode": "anyres"}'], ["tiling.pinpoints"]),
-        (["--size", "5x5", "--tiling", '{"mode": "anyres", "pinpoints": [[336, "a"]]}'], ["[336, 'a']"]),
+        (["--size", "5x5", "--tiling", '{"mode": "anyres", "pinpoints": [[336, "a"]]}'], ["pinpoints.0.1", "'a'"]),
         (["--size", "5x5", "--tiling", '{"mode": "anyres", "pinpoints": [[100, 336]]}'], ["[100, 336]", "336 pixels"]),
+        (
+            ["--size", "5x5", "--tiling", '{"mode": "anyres", "pinpoints": "(1x1)"}'],
+            ["pinpoints", "'(1x1)'", "'(1x1),...,(6x6)'"],
+        ),
+        (["--size", "5x5", "--tiling", '{"mode": "anyres_max_9"}'], ["mode: anyres and max_tiles: 9"]),
+        (["--size", "5x5", "--tiling", '{"mode": "spatial_unpad"}'], ["mode: anyres and merge: spatial_unpad"]),
+        (["--size", "5x5", "--tiling", '{"unpad": true}'], ["unpad", "merge: spatial_unpad"]),
+        (["--size", "5x5", "--tiling", '{"image_aspect_ratio": "pad"}'], ["image_aspect_ratio", "called mode"]),
+        (["--size", "5x5", "--tiling", '{"max_tiles": 9}'], ["tiling.max_tiles", "anyres", "spatial_unpad"]),
         (["--size", "5x5", "--recipe", "x", "--tile", "3"], ["--recipe", "--tile", "one or the other"]),
         (["nothing.jpg"], ["'nothing.jpg'", "no such file"]),
         (["https://example.org/a.jpg"], ["URL"]),
@@ -149,6 +161,19 @@ def test_mistakes_get_one_clear_answer(capsys, arguments, words):
     told = complaint(capsys, *arguments)
     assert all(word in told for word in words), told
     assert len(told.strip().splitlines()) <= 8
+
+
+def test_a_shrunk_canvas_is_told(capsys, tmp_path):
+    arguments = ["--size", "1920x1080", "--size", "640x480", "--tile", "384", "--patch", "14", "--tiling", MAX_9]
+    records = inspect(capsys, *arguments)
+    assert [record["kept"] for record in records] == [[75, 135], [40, 54]]
+    assert [record["shrunk"] for record in records] == [[60, 108], None]
+    assert [record["rows"] for record in records] == [7269, 2929]
+    assert main(["inspect", "image", *arguments, "--png", str(tmp_path / "cut.png")]) == 0
+    told = capsys.readouterr().out
+    assert "60x108" in told
+    assert "at most 9 tiles" in told
+    assert "merge spatial_unpad, rule llava" in told
 
 
 RECIPE = """\

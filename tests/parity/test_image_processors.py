@@ -180,7 +180,7 @@ def test_resized_size_is_the_peers():
 def test_the_two_rules_differ_for_about_six_sizes_in_a_hundred():
     llava, transformers = (TilingPlan(336, TilingOptions("anyres", NEXT, rule=rule)) for rule in ("llava", "transformers"))
     sizes = [(width, height) for width in range(1, 1400, 6) for height in range(1, 1400, 6)]
-    differing = [size for size in sizes if llava.grid(size) != transformers.grid(size)]
+    differing = [size for size in sizes if llava.geometry(size) != transformers.geometry(size)]
     assert len(differing) / len(sizes) == pytest.approx(0.059, abs=0.001)
     assert llava.geometry((300, 200)).canvas == (336, 672)
     assert transformers.geometry((300, 200)).canvas == (672, 336)

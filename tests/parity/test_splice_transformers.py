@@ -134,7 +134,9 @@ def test_llava_next(seed):
 
     def grid_of(width: int, height: int) -> TileGrid:
         canvas_height, canvas_width = select_best_resolution((height, width), PINPOINTS)
-        return TileGrid((width, height), Grid(canvas_height // TILE, canvas_width // TILE), "spatial_unpad", "transformers")
+        return TileGrid(
+            (width, height), Grid(canvas_height // TILE, canvas_width // TILE), "spatial_unpad", rule="transformers"
+        )
 
     batch = random_batch(np.random.default_rng(seed), grid_of)
     grids = [grid for seating in batch for grid in seating.grids]

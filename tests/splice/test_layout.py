@@ -162,7 +162,9 @@ def test_counts_equal_transformers(processor_of_transformers):
     pinpoints = [list(pinpoint) for pinpoint in PINPOINTS]
     for width, height in [*many_sizes(5_000, seed=1), (352, 748), (376, 799), (748, 352), (799, 376)]:
         canvas_height, canvas_width = select_best_resolution((height, width), pinpoints)
-        grid = TileGrid((width, height), Grid(canvas_height // TILE, canvas_width // TILE), "spatial_unpad", "transformers")
+        grid = TileGrid(
+            (width, height), Grid(canvas_height // TILE, canvas_width // TILE), "spatial_unpad", rule="transformers"
+        )
         expected = processor_of_transformers._get_number_of_features(height, width, TILE, TILE)
         assert count_rows(grid, SIDE) == expected, (width, height)
 
@@ -174,7 +176,9 @@ def test_rows_equal_transformers_packing():
     side = Grid(6, 6)
     for width, height in many_sizes(1_500, seed=2):
         canvas_height, canvas_width = select_best_resolution((height, width), pinpoints)
-        grid = TileGrid((width, height), Grid(canvas_height // TILE, canvas_width // TILE), "spatial_unpad", "transformers")
+        grid = TileGrid(
+            (width, height), Grid(canvas_height // TILE, canvas_width // TILE), "spatial_unpad", rule="transformers"
+        )
         features = torch.arange(grid.num_tiles * side.area, dtype=torch.float64).view(grid.num_tiles, side.area, 1)
         packed, _ = LlavaNextModel.pack_image_features(
             model, [features], [(height, width)], "full", torch.tensor([float(NEWLINE)], dtype=torch.float64)

@@ -27,6 +27,9 @@ def test_every_situation_is_there():
     assert any(len(plan.visual_rows) < plan.num_visual for plan in plans)
     assert any(plan.newline_positions.numel() for plan in plans)
     assert any((plan.visual_rows.diff() < 0).any() for plan in plans)  # seats that are not in the order of the tiles
+    reduces = {blend.reduce for plan in plans for blend in plan.blends}
+    assert reduces == {"sum", "max"}
+    assert any(len(plan.blends) == 2 and plan.visual_rows.numel() for plan in plans)
     assert any(case.newline and not case.plan.newline_positions.numel() for case in CASES)
     assert any(not case.newline for case in CASES)
     for part in ("features", "connector", "embedding", "newline"):
