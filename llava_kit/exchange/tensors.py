@@ -6,9 +6,8 @@ import json
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +19,7 @@ SAFETENSORS, PICKLES = (".safetensors",), (".bin", ".pt", ".pth")
 
 # Number types by the names that safetensors files give them; others (whole numbers, 8-bit floats) are no weights of ours.
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_KINDS = {dtype: kind for kind, dtype in _FLOATS.items()}
 
 
 class Tensors(ABC):
@@ -35,36 +35,59 @@ class Tensors(ABC):
     @abstractmethod
     def read(self, name: str) -> Tensor: ...
 
+    @abstractmethod
+    def dtype(self, name: str) -> torch.dtype:
+        """How the tensor is stored; no data is read."""
+
     def __contains__(self, name: str) -> bool:
         return name in self.shapes()
 
 
 class FileTensors(Tensors):
-    """The tensors of some files of one folder. Safetensors are read lazily; a pickle is read whole, with `weights_only`."""
+    """The tensors of some files of one folder.
+
+    Safetensors are read lazily; so are pickles in torch's zip form, which are mapped into memory; older pickles are read whole,
+    one at a time. Pickles are opened with `weights_only`, so that no code in them runs.
+
+    Raises `CheckpointError` naming everything that is wrong with the files.
+    """
 
     def __init__(self, files: Sequence[Path], *, where: Path | None = None):
         self.where = str(where or files[0].parent)
         self._home: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._facts: dict[str, _Facts] = {}
+        self._pickles = _Pickles()
         wrong: list[str] = []
         for file in files:
-            for name, shape in _shapes_of(file, wrong).items():
+            for name, facts in self._look(file).items():
                 if name in self._home:
                     wrong.append(f"tensor {name!r} is in {self._home[name].name} and in {file.name}")
-                self._home[name], self._shapes[name] = file, shape
+                self._home[name], self._facts[name] = file, facts
+                wrong += _wrong_with(f"{file.name}: tensor {name!r}", facts, is_buffer=name.endswith("position_ids"))
         if wrong:
             raise CheckpointError(f"{self.where}: the weights cannot be used: {shorten(wrong)}")
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return self._shapes
+        return {name: facts.shape for name, facts in self._facts.items()}
 
     def read(self, name: str) -> Tensor:
         file = self._home[name]
         if file.suffix in PICKLES:
             # A copy: a view would keep the whole pickle's storage in memory.
-            return _load_pickle(file)[name].clone()
+            return self._pickles.open(file)[name].clone()
         with safe_open(file, framework="pt") as handle:
             return handle.get_tensor(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return _FLOATS[self._facts[name].kind]
+
+    def _look(self, file: Path) -> dict[str, _Facts]:
+        if file.suffix in PICKLES:
+            return {
+                name: _Facts(tuple(tensor.shape), _KINDS.get(tensor.dtype, str(tensor.dtype)))
+                for name, tensor in self._pickles.open(file).items()
+            }
+        return _look_into_safetensors(file)
 
 
 class MemoryTensors(Tensors):
@@ -79,19 +102,26 @@ class MemoryTensors(Tensors):
     def read(self, name: str) -> Tensor:
         return self._tensors[name]
 
+    def dtype(self, name: str) -> torch.dtype:
+        return self._tensors[name].dtype
+
 
 class RenamedTensors(Tensors):
     """Some of another's tensors under new names: `names` maps new to old."""
 
     def __init__(self, tensors: Tensors, names: Mapping[str, str]):
         self.where, self._tensors, self._names = tensors.where, tensors, dict(names)
+        shapes = tensors.shapes()
+        self._shapes = {new: shapes[old] for new, old in self._names.items()}
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        shapes = self._tensors.shapes()
-        return {new: shapes[old] for new, old in self._names.items()}
+        return self._shapes
 
     def read(self, name: str) -> Tensor:
         return self._tensors.read(self._names[name])
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._tensors.dtype(self._names[name])
 
 
 class JoinedTensors(Tensors):
@@ -101,12 +131,17 @@ class JoinedTensors(Tensors):
         self._sources = list(sources)
         self.where = " with ".join(dict.fromkeys(source.where for source in self._sources))
         self._home = {name: source for source in self._sources for name in source.shapes()}
+        shapes = {id(source): source.shapes() for source in self._sources}
+        self._shapes = {name: shapes[id(source)][name] for name, source in self._home.items()}
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: source.shapes()[name] for name, source in self._home.items()}
+        return self._shapes
 
     def read(self, name: str) -> Tensor:
         return self._home[name].read(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._home[name].dtype(name)
 
 
 def below(tensors: Tensors, *prefixes: str) -> RenamedTensors:
@@ -149,59 +184,80 @@ def _indexed(index: Path) -> list[Path]:
         raise CheckpointError(f"{index}: names files that are not in that folder: {shorten([repr(name) for name in missing])}")
     files = [index.parent / name for name in names]
     if files[0].suffix in SAFETENSORS:
-        held = {name: file.name for file in files for name in _shapes_of(file, [])}
+        held = {name: file.name for file in files for name in _look_into_safetensors(file)}
         lost = [f"tensor {name!r} is not in {file}" for name, file in weight_map.items() if held.get(name) != file]
         if lost:
             raise CheckpointError(f"{index}: does not fit its files: {shorten(lost)}")
     return files
 
 
-def _shapes_of(file: Path, wrong: list[str]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a file; what is wrong with it is added to `wrong`."""
-    if file.suffix in PICKLES:
-        found = _load_pickle(file)
-        wrong += [
-            f"{file.name}: tensor {name!r} is of type {tensor.dtype}; expected floating-point numbers"
-            for name, tensor in found.items()
-            if not tensor.is_floating_point() and not _is_buffer(name)
-        ]
-        return {name: tuple(tensor.shape) for name, tensor in found.items()}
+class _Facts(NamedTuple):
+    """A tensor's shape, and its kind of number as safetensors files call it."""
+
+    shape: tuple[int, ...]
+    kind: str
+
+
+def _wrong_with(what: str, facts: _Facts, *, is_buffer: bool) -> list[str]:
+    if facts.kind not in _FLOATS and not is_buffer:  # positions, which old checkpoints carry along, are no weights
+        return [f"{what} is of type {facts.kind}; expected one of {', '.join(_FLOATS)}"]
+    if 0 in facts.shape:
+        # DeepSpeed's ZeRO-3 leaves such stumps when its parameters were not gathered before they were saved.
+        return [f"{what} is empty (shape {facts.shape}): the run that wrote it was sharded and did not gather its weights"]
+    return []
+
+
+def _look_into_safetensors(file: Path) -> dict[str, _Facts]:
     try:
         with safe_open(file, framework="pt") as handle:
-            shapes = {}
-            for name in handle.keys():  # noqa: SIM118 (no mapping: it has keys() alone)
-                part = handle.get_slice(name)
-                if part.get_dtype() not in _FLOATS and not _is_buffer(name):
-                    wrong.append(
-                        f"{file.name}: tensor {name!r} is of type {part.get_dtype()}; expected one of {', '.join(_FLOATS)}"
-                    )
-                shapes[name] = tuple(part.get_shape())
-            return shapes
+            parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (no mapping: it has keys() alone)
+            return {name: _Facts(tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: cannot be read as safetensors ({first_line(error)}); is it whole?") from error
 
 
-def _is_buffer(name: str) -> bool:
-    """Whole numbers that old checkpoints carry along: positions, not weights."""
-    return name.endswith("position_ids")
+class _Pickles:
+    """Opened pickles: those whose tensors stay on the disk, and of the others the last one."""
+
+    def __init__(self):
+        self._mapped: dict[Path, dict[str, Tensor]] = {}
+        self._last: tuple[Path, dict[str, Tensor]] | None = None
+
+    def open(self, file: Path) -> dict[str, Tensor]:
+        if file in self._mapped:
+            return self._mapped[file]
+        if self._last is not None and self._last[0] == file:
+            return self._last[1]
+        self._last = None  # freed before the next one is read
+        mapped = _is_zip(file)
+        tensors = read_pickle(file, mapped=mapped)
+        if mapped:
+            self._mapped[file] = tensors
+        else:
+            self._last = file, tensors
+        return tensors
 
 
-@lru_cache(maxsize=1)  # one shard at a time stays in memory
-def _load_pickle(file: Path) -> dict[str, Tensor]:
+def read_pickle(file: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """The tensors of a pickle, by name; `mapped`: they stay on the disk until they are used.
+
+    Raises `CheckpointError` for a file that holds anything but tensors by name, or that is not whole; nothing in it is run.
+    """
     try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=_can_map(file))
+        found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: holds more than tensors (objects or code), and is not opened; ask its author for safetensors"
+            f"{file}: cannot be read as tensors alone: it holds objects or code, which are not opened, or it is damaged; ask "
+            "its author for safetensors"
         ) from error
     except Exception as error:
         raise CheckpointError(f"{file}: cannot be read as tensors ({first_line(error)}); is it whole?") from error
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{file}: expected tensors by name, found {type(found).__name__} with other things in it")
-    return dict(found)
+    return {str(name): tensor.detach() for name, tensor in found.items()}
 
 
-def _can_map(file: Path) -> bool:
+def _is_zip(file: Path) -> bool:
     """Whether the file is in torch's zip form, whose tensors can stay on the disk until they are used."""
     with file.open("rb") as stream:
         return stream.read(4) == b"PK\x03\x04"
