@@ -48,7 +48,7 @@ class ChatSession:
 
 
 def as_image(image: Any) -> ImageRef:
-    """A path, bytes, a PIL picture or a uint8 array [H, W, 3] as an `ImageRef`; an `ImageRef` (a clip of frames too) as it is."""
+    """A path, bytes, a PIL picture or a uint8 array [H, W, 3] as an `ImageRef`; what is one already stays as it is."""
     if isinstance(image, ImageRef):
         return image
     if isinstance(image, (str, os.PathLike)):

@@ -1,4 +1,4 @@
-"""Token ids of an answer become its text, and it is decided where the answer ends. The text of special tokens is never shown."""
+"""Token ids of an answer become its text, up to where it ends. The text of special tokens is never shown."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Ending:
         added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
         specials = {token.content: number for number, token in added.items() if token.special}
         ids = [number for text, number in specials.items() if any(text in wanted for wanted in self.texts)]
-        end = tokenizer.eos_token_id
-        self.ids = tuple(dict.fromkeys([*([] if end is None else [end]), *sorted(ids)]))
+        end: int | None = tokenizer.eos_token_id
+        self.ids: tuple[int, ...] = tuple(dict.fromkeys([*([] if end is None else [end]), *sorted(ids)]))
 
     @property
     def end(self) -> End:

@@ -57,7 +57,9 @@ class Generator:
     """Gives the answers of a language model, by `generate` of transformers."""
 
     def __init__(self, language_model: LanguageModel):
-        self._adapter = _Adapter(language_model)
+        self._model = language_model
+        adapter: Any = _Adapter(language_model)
+        self._generate = adapter.generate
 
     @torch.inference_mode()
     def generate(self, rows: Tensor, lengths: Sequence[int], sampling: Sampling, end: End) -> list[list[int]]:
@@ -68,7 +70,7 @@ class Generator:
         """
         drawn_beams = sampling.num_beams > 1 and sampling.temperature > 0
         with _lent_seed(sampling.seed, rows.device) if drawn_beams else nullcontext():
-            tokens: Any = self._adapter.generate(**self._arguments(rows, lengths, sampling, end))
+            tokens: Any = self._generate(**self._arguments(rows, lengths, sampling, end))
         return [end.trim(answer) for answer in tokens.tolist()]
 
     def stream(self, rows: Tensor, sampling: Sampling, end: End) -> Iterator[int]:
@@ -76,11 +78,11 @@ class Generator:
 
         Unlike `generate` it leaves it to the caller to stop where the answer is over by its text.
         """
-        assert len(rows) == 1 and sampling.num_beams == 1
+        assert (len(rows), sampling.num_beams) == (1, 1)
         # `generate` prepares everything and hands over to the loop it is given; ours stops after each token, so that a consumer
         # goes at its own pace, may leave early, and sees every error, without a thread.
         arguments = self._arguments(rows, [rows.shape[1]], sampling, End(end.ids))
-        steps: Any = self._adapter.generate(**arguments, custom_generate=_steps)
+        steps: Any = self._generate(**arguments, custom_generate=_steps)
         for token in steps:
             if token in end.ids:
                 return
@@ -103,7 +105,7 @@ class Generator:
                 config.do_sample, config.temperature, config.top_k, config.top_p = True, 1.0, 0, 1.0
         return {
             "inputs_embeds": rows,
-            "past_key_values": _Past(self._adapter.language_model, lengths, padding, sampling),
+            "past_key_values": _Past(self._model, lengths, padding, sampling),
             "generation_config": config,
             "logits_processor": _processors(sampling, rows.device, len(end.ids)),
             "stopping_criteria": StoppingCriteriaList([] if end.is_over is None else [_Over(end.is_over, end.tail)]),
@@ -117,7 +119,9 @@ class _Adapter(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
 
     def __init__(self, language_model: LanguageModel):
-        super().__init__(PreTrainedConfig(vocab_size=language_model.embedding.shape[0]))
+        config: Any = PreTrainedConfig()
+        config.vocab_size = language_model.embedding.shape[0]  # beams are told apart by it
+        super().__init__(config)
         self.language_model = language_model
 
     def prepare_inputs_for_generation(
@@ -195,9 +199,9 @@ class _Past(Cache):
 @torch.inference_mode()
 def _steps(
     model: _Adapter,
-    input_ids: Tensor,
+    input_ids: Any,
     logits_processor: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList,
+    stopping_criteria: Any,
     generation_config: GenerationConfig,
     **prepared: Any,
 ) -> Iterator[int]:
@@ -209,7 +213,7 @@ def _steps(
         tokens = scores.argmax(dim=-1, keepdim=True)
         input_ids = torch.cat([input_ids, tokens], dim=-1)
         yield int(tokens)
-        if bool(stopping_criteria(input_ids, None).all()):  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+        if bool(stopping_criteria(input_ids, None).all()):
             return
         outputs = model(input_ids=tokens, past_key_values=past)
 

@@ -41,14 +41,15 @@ class Sampling:
 
     max_new_tokens      the answer has at most so many tokens
     temperature         0 is greedy; above it tokens are drawn, from scores divided by it
-    top_p, top_k, min_p what may be drawn: the most probable tokens that together reach `top_p`; the `top_k` most probable (0: all);
-                        those at least `min_p` times as probable as the first. As in transformers: `top_k`, `top_p`, `min_p`.
+    top_k, top_p, min_p what may be drawn, one after the other: the `top_k` most probable tokens (0: all), the most probable
+                        that together reach `top_p`, those at least `min_p` times as probable as the first
     repetition_penalty  scores of tokens that the answer already holds are divided by it (those below zero multiplied). The
                         prompt does not count: a question's words may be said again.
     num_beams           above 1: beam search. Best with temperature 0; the answer then comes in one piece, also when streamed.
     length_penalty      of beams: a finished beam's score is divided by its length to this power; above 0 favours long answers
     stop                texts at which an answer ends, besides those of the template; they are not part of it
-    seed                draws repeat with it; a batch is drawn together. None: others every time. The seed of nobody else is used.
+    seed                draws repeat with it (a batch is drawn together); torch's own generators stay as they are. None: other
+                        draws every time
     """
 
     max_new_tokens: int = 256

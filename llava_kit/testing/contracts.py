@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.connector import Connector, MlpWeights
 from ..core.encoder import Encoder
-from ..core.language_model import LanguageModel
+from ..core.language_model import LanguageModel, ReorderableCache
 from ..core.splice import Sequences
 from ..core.tiles import Grid
 
@@ -209,6 +209,8 @@ class _Trial:
         ]
         _close(torch.cat(found), alone, "cache: hidden states taken step by step must equal those of one forward pass")
         self._check_left_padding()
+        if isinstance(model.new_cache(1, 1), ReorderableCache):
+            self._check_reordering()
 
     def _check_left_padding(self) -> None:
         """Rows of unequal length, padded on the left, prefilled but for the last two positions, which follow one by one."""
@@ -224,6 +226,26 @@ class _Trial:
         hidden = torch.cat(found, dim=1)
         for row, alone in zip(hidden, self.alone):
             _close(row[-len(alone) :], alone, "left padding: a row must have the hidden states that it has alone")
+
+    def _check_reordering(self) -> None:
+        """Beams of two prompts, padded on the left: one row each becomes two, then beams change places."""
+        model, longest = self.model, max(len(rows) for rows in self.rows)
+        first, second = self.rows[:2]
+        padding = torch.tensor([longest - len(first) + 1, longest - len(second) + 1], device=self.device)
+        prompts = torch.stack([F.pad(rows[:-1], (0, 0, longest - len(rows) + 1, 0), value=1.0) for rows in (first, second)])
+        cache = model.new_cache(2, longest + 2, padding)
+        start = torch.arange(longest, device=self.device)[None] - padding[:, None]
+        model(prompts, start.clamp(min=0), cache=cache)
+        cache.reorder(torch.tensor([1, 1, 0, 0], device=self.device))
+        positions = torch.tensor([[len(rows) - 1] for rows in (second, second, first, first)], device=self.device)
+        ends = torch.stack([second[-1:], first[:1], second[:1], first[-1:]])
+        model(ends, positions, cache=cache)
+        cache.reorder(torch.tensor([1, 0, 3, 3], device=self.device), start=longest)
+        whole = [torch.cat([rows[:-1], end, rows[:1]]) for rows, end in zip((second, second, first, first), ends[[1, 0, 3, 3]])]
+        found = model(torch.stack([rows[-1:] for rows in whole]), positions + 1, cache=cache)
+        for row, rows in zip(found, whole):
+            alone = model(rows[None], self.positions([len(rows)])).squeeze(0)
+            _close(row, alone[-1:], "cache: after `reorder` a row must go on from the row that it was told to go on from")
 
 
 def _check_head(model: LanguageModel) -> None:

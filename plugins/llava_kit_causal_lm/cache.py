@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from llava_kit import LlavaKitError
-
 
 # A buffer has room for this many positions more than it needs now: most answers are far shorter than they may be.
 _ROOM = 256
@@ -28,7 +29,8 @@ class BufferLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         start = self.keys.shape[2]
         end = start + key_states.shape[2]
         if end > self.key_buffer.shape[2]:
@@ -40,9 +42,8 @@ class BufferLayer(DynamicLayer):
 
     def reorder(self, rows: Tensor, start: int) -> None:
         """As `ReorderableCache.reorder`."""
-        if not self.is_initialized:
+        if self.keys is None or self.values is None:
             return
-        assert self.keys is not None and self.values is not None
         rows = rows.to(self.keys.device)
         if len(rows) == len(self.keys):
             for tensor in (self.keys[:, :, start:], self.values[:, :, start:]):
@@ -86,10 +87,9 @@ class CausalLmCache:
         for layer in self.past.layers:
             if isinstance(layer, BufferLayer):
                 layer.reorder(rows, start)
-            elif layer.get_seq_length():  # those of transformers move whole rows, into as many as there are
-                assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
-                layer.keys = layer.keys.index_select(0, rows.to(layer.keys.device))
-                layer.values = layer.values.index_select(0, rows.to(layer.values.device))
+            else:
+                other: Any = layer
+                other.reorder_cache(rows)
 
     def visible(self, device: torch.device) -> Tensor | None:
         """bool [B, filled]: False on the padding; None when there is none."""
