@@ -77,6 +77,24 @@ def _needed(start: int, count: int, new_length: int, length: int) -> tuple[slice
     return taken, first - taken.start, min(last, length) - taken.start
 
 
+def resize_onto(
+    pixels: NDArray[np.uint8],
+    width: int,
+    height: int,
+    canvas: tuple[int, int],
+    offset: tuple[int, int],
+    resampler: str = "torch",
+) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], resized to `width` x `height`, at `offset` (x, y) on black -> uint8 [canvas height, canvas width, 3]."""
+    resized = whole(resize(pixels, width, height, resampler))
+    if (width, height) == canvas:
+        return resized[..., :3]
+    area = np.zeros((canvas[1], canvas[0], resized.shape[2]), np.uint8)
+    x, y = offset
+    area[y : y + height, x : x + width] = resized
+    return area[..., :3]
+
+
 def pad_and_resize(
     pixels: NDArray[np.uint8], tile: int, colour: tuple[int, int, int], resampler: str = "torch"
 ) -> NDArray[np.uint8]:
