@@ -49,7 +49,7 @@ class Responder:
                 yield answer
             return
         ending = self._ending(sampling)
-        writer = Writer(self.maker.tokenizer, ending)
+        writer = Writer(ending)
         examples = self._examples([sample], sampling)
         with self._resting():
             for token in self._generator.stream(self._rows(examples), sampling, ending.end):
@@ -81,7 +81,8 @@ class Responder:
     @torch.inference_mode()
     def _rows(self, examples: Sequence[Example]) -> Tensor:
         """The prompts as input rows [B, S, D], padded on the right."""
-        batch = collate(examples, side=self.maker.side, vocab=self.model.language_model.embedding.shape[0])
+        vocab = self.model.language_model.embedding.shape[0]
+        batch = collate(examples, side=self.maker.side, vocab=vocab, tile_multiple=1)
         batch = batch.to(self.model.device)
         return self.model.embed(batch.tiles, batch.plan)
 

@@ -75,17 +75,19 @@ def collate(
     rows_of: Sequence[Sequence[int]] | None = None,
     length: int | None = None,
     round_to: int = 1,
+    tile_multiple: int = TILE_MULTIPLE,
 ) -> Batch:
     """The batch of `examples`.
 
     `side` is the grid of one tile's visual rows, `vocab` the rows of the embedding. `rows_of` says which examples (by number)
     share each row; without it each has its own. S is `length`, or the longest row; then rounded up to a multiple of `round_to`.
+    N is a multiple of `tile_multiple`, at least one of it; where nothing is compiled nor sharded, 1 spares the black tiles.
     """
     rows = [[number] for number in range(len(examples))] if rows_of is None else rows_of
     seated = [[examples[number] for number in row] for row in rows]
     ordered = [example for row in seated for example in row]
     used = sum(len(example.tiles) for example in ordered)
-    num_tiles = max(TILE_MULTIPLE, used + -used % TILE_MULTIPLE)
+    num_tiles = max(tile_multiple, used + -used % tile_multiple)
     built = build_plan(
         [[example.seating for example in row] for row in seated],
         side=side,
@@ -94,13 +96,11 @@ def collate(
         num_tiles=num_tiles,
         round_to=round_to,
     )
-    tiles = np.zeros((num_tiles, *ordered[0].tiles.shape[1:]), np.uint8)
-    start = 0
-    for example in ordered:
-        tiles[start : start + len(example.tiles)] = example.tiles
-        start += len(example.tiles)
+    tiles = [example.tiles for example in ordered if len(example.tiles)]
+    if num_tiles > used:
+        tiles.append(np.zeros((num_tiles - used, *ordered[0].tiles.shape[1:]), np.uint8))
     return Batch(
-        tiles=torch.from_numpy(tiles),
+        tiles=torch.from_numpy(tiles[0] if len(tiles) == 1 else np.concatenate(tiles)),
         plan=built.plan,
         position_ids=built.position_ids,
         target_positions=built.target_positions,

@@ -52,6 +52,16 @@ def test_batch_without_pictures_has_black_tiles(make_maker):
     assert len(batch.plan.visual_rows) == 0
 
 
+def test_no_more_tiles_than_asked_for(make_maker):
+    maker = make_maker()
+    shown = maker.make(Sample("s", talk("What?", "A.", pictures=1), (picture(),)))
+    text = maker.make(Sample("t", talk("What?", "A cat.")))
+    for examples in ([shown], [shown, text, shown]):
+        batch = collate(examples, side=maker.side, vocab=1000, tile_multiple=1)
+        assert torch.equal(batch.tiles, torch.cat([torch.from_numpy(example.tiles) for example in examples]))
+    assert len(collate([text], side=maker.side, vocab=1000, tile_multiple=1).tiles) == 1
+
+
 def test_length_is_kept(examples):
     side, some = examples
     assert collate(some, side=side, vocab=1000, length=500).plan.shape == (6, 500)
