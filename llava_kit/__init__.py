@@ -46,6 +46,7 @@ _HOME = {
     "build": "assemble.parts",
     "Assembly": "assemble.parts",
     "load_model": "exchange.load",
+    "export_model": "exchange.export",
 }
 
 # Rooms that are called by their own name (`llava_kit.verbs`).
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from .core.tiles import EncoderSpec, Grid, TileGrid
     from .errors import CheckpointError, DataError, LlavaKitError, PluginError, SampleError, suggest
     from .evaluate.run import evaluate
+    from .exchange.export import export_model
     from .exchange.load import load_model
     from .recipe.load import load_recipe
     from .train.run import train

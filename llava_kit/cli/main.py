@@ -17,6 +17,7 @@ VERBS = {
     "train": "train the stages of a recipe, evaluate the model, write the report",
     "chat": "talk with a trained model about pictures",
     "evaluate": "ask a trained model the questions of a benchmark",
+    "export": "write a model for transformers, vLLM or the original repositories, and compare",
     "recipe": "list, show, check, plan or copy recipes; print their JSON schema",
     "inspect": "see what the model sees: tiles of a picture, tokens of a sample, a batch",
     "data": "look through a data source, export it",

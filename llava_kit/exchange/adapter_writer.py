@@ -1,0 +1,88 @@
+"""LoRA kept: a model without the adapter of its checkpoint, and the adapter apart, in the format and with the names of PEFT."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..assemble.files import write_json
+from ..assemble.parts import Assembly
+from ..errors import CheckpointError, LlavaKitError
+from .adapter import ADAPTER_CONFIG, Adapter, MergedTensors, is_adapter, read_adapter
+from .foreign import LoadOptions, build
+from .layouts import Place
+from .load import describe
+
+WEIGHTS = "adapter_model.safetensors"
+# Settings of training that mean something to those who train on.
+_KEPT_KEYS = ("lora_alpha", "lora_dropout", "use_rslora", "fan_in_fan_out", "alpha_pattern")
+
+
+def load_apart(source: str | Path, *, device: str | torch.device | None = None, **options: Any) -> tuple[Assembly, Adapter]:
+    """The model in a LoRA folder without its low-rank pairs (tensors that were trained whole are in it), and the adapter.
+
+    Raises `LlavaKitError` for a folder without an adapter.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir() or not is_adapter(folder):
+        raise LlavaKitError(f"lora: found 'kept', but {folder} has no {ADAPTER_CONFIG}: there is no adapter to keep apart")
+    adapter = read_adapter(folder)
+    foreign = describe(folder, LoadOptions(**options))
+    if foreign is None:
+        raise CheckpointError(f"{folder}: its adapter cannot be kept apart; only those of LLaVA's original repositories can")
+    whole = replace(adapter, pairs={})
+    tensors = {
+        name: MergedTensors(found._base, whole, name) if isinstance(found, MergedTensors) else found
+        for name, found in foreign.tensors.items()
+    }
+    return build(replace(foreign, tensors=tensors), device=device), adapter
+
+
+def write_adapter(adapter: Adapter, folder: Path, to: str, dtype: torch.dtype) -> None:
+    """`adapter_config.json` and `adapter_model.safetensors` for the model in the folder above, as `to` calls its modules."""
+    odd = [place for place, pair in adapter.pairs.items() if pair.embedding or place.name.startswith("lm_head")]
+    if odd and to == "transformers":
+        raise CheckpointError(
+            f"{adapter.folder}: adapts {odd[0].name!r}, whose rows the export may extend for the image token; export with --lora merged"
+        )
+    folder.mkdir()
+    tensors, modules, ranks = {}, [], {}
+    for place in adapter.pairs:
+        module = _module(place, to)
+        a, b = adapter.factors(place)
+        tensors[f"base_model.model.{module}.lora_A.weight"] = a.to(dtype).contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = b.to(dtype).contiguous()
+        modules.append(module)
+        ranks[module] = adapter.rank_of(place)
+    config = {key: adapter.config[key] for key in _KEPT_KEYS if adapter.config.get(key) is not None}
+    rank = adapter.rank
+    write_json(
+        folder / ADAPTER_CONFIG,
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": "..",
+            "inference_mode": True,
+            "bias": "none",
+            "r": rank,
+            # Whole names: short ones such as q_proj would be found in the encoder, too.
+            "target_modules": sorted(modules),
+            "rank_pattern": {module: found for module, found in ranks.items() if found != rank},
+            **config,
+        },
+    )
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _module(place: Place, to: str) -> str:
+    """The module's path inside the model's class."""
+    name = place.name.removesuffix(".weight")
+    if to == "transformers":
+        if place.component == "encoder":
+            return f"model.vision_tower.{name}"
+        return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+    return f"model.vision_tower.vision_tower.vision_model.{name}" if place.component == "encoder" else name
