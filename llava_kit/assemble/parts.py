@@ -37,7 +37,7 @@ class Assembly:
     """A model and what feeds it.
 
     `recipe_model` is the recipe's `model` block, None when it was assembled from ready parts; `seed` what its fresh weights
-    were drawn from.
+    were drawn from. `notes`: what was decided for the user when it was loaded, and why.
     """
 
     model: VisionLanguageModel
@@ -46,6 +46,7 @@ class Assembly:
     side: Grid
     recipe_model: Model | None = None
     seed: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def tokenizer(self) -> Any:

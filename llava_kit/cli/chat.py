@@ -1,4 +1,4 @@
-"""`llava-kit chat MODEL`: talk with a trained model about pictures, one question or a whole conversation."""
+"""`llava-kit chat SOURCE`: talk with a trained model about pictures, one question or a whole conversation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
+
+from .source import add_source, load_source
 
 if TYPE_CHECKING:
     from ..chat.session import ChatSession
@@ -19,7 +21,7 @@ HELP = """commands:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a run folder, a stage's folder or a model folder")
+    add_source(parser)
     parser.add_argument("--image", action="append", nargs="+", default=[], metavar="FILE", help="show these pictures first")
     parser.add_argument("--ask", metavar="TEXT", action="append", help="ask this, print the answer and leave (may be repeated)")
     parser.add_argument("--system", metavar="TEXT", help="replace the template's system text")
@@ -34,19 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--length-penalty", type=float, metavar="X", help="of beams: above 0 favours long answers (default 1)")
     answers.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 says fewer words twice (default 1)")
     answers.add_argument("--stop", action="append", metavar="TEXT", help="an answer ends before this text (may be repeated)")
-    parser.add_argument("--device", metavar="NAME", help="for example cuda; default: cuda where there is one")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from ..assemble.weights import load_model
     from ..model.sampling import Sampling
 
     given = {field.name: getattr(arguments, field.name) for field in fields(Sampling)}
     sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    session = load_model(arguments.model, device=device).session(system=arguments.system)
+    session = load_source(arguments).session(system=arguments.system)
     images = [file for group in arguments.image for file in group]
     if arguments.ask:
         for text in arguments.ask:

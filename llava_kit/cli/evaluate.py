@@ -1,4 +1,4 @@
-"""`llava-kit evaluate MODEL`: ask a finished model the questions of its recipe, or of another one."""
+"""`llava-kit evaluate SOURCE`: ask a finished model the questions of its recipe, or of another one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .progress import progress
+from .source import add_source, load_source
 
 if TYPE_CHECKING:
     from ..assemble.parts import Assembly
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a run folder, a stage's folder or a model folder")
+    add_source(parser)
     parser.add_argument("--recipe", metavar="RECIPE", help="take the questions of this recipe; default: the model's own")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe, such as evaluate.batch_size=8")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N questions")
@@ -26,16 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..assemble.weights import find_model, load_model
     from ..errors import RecipeError
     from ..recipe.load import load_recipe
 
-    folder = find_model(Path(arguments.model))
-    recipe = load_recipe(arguments.recipe or folder / "recipe.yaml", arguments.overrides)
+    recipe = load_recipe(arguments.recipe or _own_recipe(Path(arguments.source)), arguments.overrides)
     if recipe.evaluate is None:
         raise RecipeError(f"recipe {recipe.name!r} has no `evaluate` block; name one that has by --recipe")
-    assembly = load_model(folder)
-    evaluation = ask(assembly, recipe.evaluate, limit=arguments.limit)
+    evaluation = ask(load_source(arguments), recipe.evaluate, limit=arguments.limit)
     if arguments.output:
         output = Path(arguments.output)
         output.mkdir(parents=True, exist_ok=True)
@@ -45,6 +43,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_table(evaluation.table)
     return 0
+
+
+def _own_recipe(source: Path) -> Path:
+    """The recipe that lies beside a model of ours."""
+    from ..assemble.weights import find_model, holds_own_model
+    from ..errors import RecipeError
+
+    if source.is_dir() and not holds_own_model(source):
+        raise RecipeError(f"{source}: has no recipe of its own; name one with an `evaluate` block by --recipe")
+    return find_model(source) / "recipe.yaml"
 
 
 def ask(assembly: Assembly, block: Evaluate, *, limit: int | None = None) -> Evaluation:

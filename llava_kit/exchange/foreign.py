@@ -108,6 +108,7 @@ def build(foreign: Foreign, *, device: str | torch.device | None = None) -> Asse
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not left, f"never filled: {left}"
     model.eval()
+    assembly.notes = foreign.notes
     return assembly
 
 
