@@ -6,7 +6,7 @@ word. The template that writes the same is taken; for one that nobody here write
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,14 @@ def _by_chat_template(folder: Path, jinja: str, tokenisation: str) -> tuple[Part
     """The template that writes what the jinja text writes, and why it was taken; None when there is none, and why."""
     tokenizer = _load_tokenizer(folder)
     own = _part(OWN, tokenisation, jinja=jinja)
+    chat, trouble = build_part("template", own), None
     try:
-        build_part("template", own).for_tokenizer(tokenizer)
-        trouble = None
+        theirs = _their_texts(chat, tokenizer)
+        chat.for_tokenizer(tokenizer)
     except UnsafeError as error:
         return None, f"the folder's chat template is not used ({error})"
     except LlavaKitError as error:
         trouble = str(error).partition(";")[0]
-    # It keeps within bounds: transformers may render it now.
-    theirs = [_their_text(tokenizer, jinja, *probe) for probe in _PROBES]
     candidates = [(part, _our_texts(part, tokenizer)) for part in _candidates(tokenisation)]
     for part, texts in candidates:
         if _same(texts, theirs):
@@ -147,23 +146,20 @@ def _our_text(template: ConversationTemplate, tokenizer: Any, turns: Any, system
     return _without_start("".join(piece.text if isinstance(piece, Segment) else _PLACE for piece in pieces), tokenizer)
 
 
-def _their_text(tokenizer: Any, jinja: str, turns: Any, system: str | None) -> str | None:
-    """What transformers makes of the chat template; contents as parts, or as texts where it takes no parts."""
-    for content in (_as_parts, _as_text):
-        messages = [
-            {"role": ("user", "assistant")[number % 2], "content": content(parts)} for number, parts in enumerate(turns)
-        ]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": content((system,))})
-        try:
-            text = tokenizer.apply_chat_template(
-                messages, chat_template=jinja, tokenize=False, add_generation_prompt=len(turns) % 2 == 1
-            )
-        except Exception:  # whatever a stranger's template runs into
-            continue
-        if isinstance(text, str) and "'type'" not in text:  # parts written out as Python writes them
-            return _without_start(text, tokenizer)
-    return None
+def _their_texts(chat: Any, tokenizer: Any) -> list[str | None]:
+    """What the chat template makes of the probes; contents as parts, or as texts where it takes no parts."""
+    asked = [_messages(content, *probe) for probe in _PROBES for content in (_as_parts, _as_text)]
+    written = chat.write(tokenizer, asked)
+    # Parts are at times written out as Python writes them.
+    usable = [None if text is None or "'type'" in text else _without_start(text, tokenizer) for text in written]
+    return [usable[place] if usable[place] is not None else usable[place + 1] for place in range(0, len(usable), 2)]
+
+
+def _messages(content: Callable[..., Any], turns: Any, system: str | None) -> tuple[list[dict[str, Any]], bool]:
+    """A probe as transformers has conversations, and whether it ends where an answer begins."""
+    messages = [{"role": ("user", "assistant")[number % 2], "content": content(parts)} for number, parts in enumerate(turns)]
+    first = [] if system is None else [{"role": "system", "content": content((system,))}]
+    return [*first, *messages], len(turns) % 2 == 1
 
 
 def _as_parts(parts: tuple[str | ImageSlot, ...]) -> list[dict[str, str]]:

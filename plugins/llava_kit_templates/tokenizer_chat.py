@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from llava_kit.core.conversation import Conversation, ImageSlot, Message, Segment
 from llava_kit.core.template import ConversationTemplate
-from llava_kit.errors import LlavaKitError, SampleError, suggest
+from llava_kit.errors import LlavaKitError, SampleError, UnsafeError, suggest
 
 from . import ChatOptions
 from .chat_layout import (
@@ -27,7 +27,7 @@ from .chat_layout import (
     stand_ins,
     write,
 )
-from .sandbox import MAX_TEMPLATE, OutOfBounds, check_bounds
+from .sandbox import MAX_TEMPLATE, OutOfBounds, check_bounds, render
 from .styles import Pieces, check_turns
 
 # In this order a template is tried: what several can read gives the same text.
@@ -74,7 +74,7 @@ class TokenizerChat(ConversationTemplate):
         try:
             reader = take_apart(text, tokenizer, with_system=self.system is not None)
         except OutOfBounds as error:
-            raise LlavaKitError(f"tokenizer_chat, {origin}: {error}; it is not used") from error
+            raise UnsafeError(f"tokenizer_chat, {origin}: {error}; it is not used") from error
         except NoLayout as error:
             raise LlavaKitError(
                 f"tokenizer_chat, {origin}: {error}; give another template (template or template_file), or use one of the "
@@ -84,6 +84,20 @@ class TokenizerChat(ConversationTemplate):
         eos = getattr(tokenizer, "eos_token", None)
         stop += [eos] if eos and eos not in stop else []
         return BoundChat(reader=reader, system=self.system, stop=tuple(stop), tokenisation=self.tokenisation)
+
+    def write(self, tokenizer: Any, asked: list[tuple[list[dict[str, Any]], bool]]) -> list[str | None]:
+        """What the jinja text itself writes for each of some messages of transformers; None where it fails at them.
+
+        With each goes whether the text shall end where an answer begins. Raises UnsafeError where one takes too much.
+        """
+        variables = _variables(tokenizer)
+        text = _own_template(tokenizer) if self.text is None else self.text
+        calls = [{**variables, "messages": messages, "add_generation_prompt": reply} for messages, reply in asked]
+        try:
+            check_bounds(text, calls)
+        except OutOfBounds as error:
+            raise UnsafeError(f"tokenizer_chat, {self.origin}: {error}; it is not used") from error
+        return [_write_or_none(text, call) for call in calls]
 
     def render(self, conversation: Conversation, *, reply: bool = False) -> Pieces:
         raise LlavaKitError("tokenizer_chat: says nothing without its tokenizer; use what `for_tokenizer(tokenizer)` gives")
@@ -139,9 +153,7 @@ def take_apart(text: str, tokenizer: Any, *, with_system: bool) -> Reader:
         OutOfBounds: it is too large, or takes too much.
         NoLayout: it cannot be taken apart.
     """
-    named = getattr(tokenizer, "special_tokens_map", {})
-    variables = {name: str(token) for name, token in named.items() if not isinstance(token, (list, tuple))}
-    variables |= {"tools": None, "documents": None}
+    variables = _variables(tokenizer)
     probe = Shape(with_system, PROBE.turns)
     said = ["Be brief.", "picture", "What is it?", "A cat.", "Why?", "So."]
     calls = [
@@ -168,6 +180,20 @@ def take_apart(text: str, tokenizer: Any, *, with_system: bool) -> Reader:
             # Of several reasons, that of a way in which the template takes contents at all.
             told = told if told[1] else (str(error), could_read)
     raise NoLayout(told[0])
+
+
+def _write_or_none(text: str, call: dict[str, Any]) -> str | None:
+    try:
+        return render(text, call)
+    except Exception:  # a stranger's template may fail in any way
+        return None
+
+
+def _variables(tokenizer: Any) -> dict[str, Any]:
+    """What a template may ask for besides the conversation."""
+    named = getattr(tokenizer, "special_tokens_map", {})
+    tokens = {name: str(token) for name, token in named.items() if not isinstance(token, (list, tuple))}
+    return {**tokens, "tools": None, "documents": None}
 
 
 def _picture(reader: Reader, tokenizer: Any) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from folders import clip_config, make_model, make_processor, siglip_config, text_config, write_folder
+from folders import make_model, make_processor, siglip_config, text_config, write_folder
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, MistralConfig
 
 import llava_kit
-from llava_kit.core.conversation import Conversation, ImageBytes, ImagePixels, ImageSlot, Message, Sample, Segment
+from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample, Segment
 from llava_kit.data.collate import collate
 from llava_kit.recipe.schema import Tiling
 
