@@ -15,6 +15,11 @@ from ..core.tiles import ClipGrid, Grid, TileGrid
 from .layout import canvas_lines, count_newlines, count_rows, is_shrunk, kept_lines, pooled_grid, shown_grid
 
 
+# torch has two CPU kernels for bilinear interpolation; up to this sum of the new sides it takes the one that fuses (2.15,
+# found by trying). CUDA's always does.
+FUSED = 128
+
+
 class Mixture(NamedTuple):
     """The blended rows of a picture, in the order of their seats.
 
@@ -73,8 +78,9 @@ def _clip(grid: ClipGrid, side: Grid) -> Mixture:
 
 def _resampled(lines: NDArray, shown: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Rows, taps and weights of `lines` [height, width], brought to `shown` by bilinear interpolation."""
-    above, below, down = _axis(lines.shape[0], shown.rows)
-    left, right, across = _axis(lines.shape[1], shown.cols)
+    fused = shown.rows + shown.cols <= FUSED
+    above, below, down = _axis(lines.shape[0], shown.rows, fused)
+    left, right, across = _axis(lines.shape[1], shown.cols, fused)
     corners = [lines[np.ix_(y, x)] for y in (above, below) for x in (left, right)]
     rows, taps = _numbered(np.stack(corners, axis=-1).reshape(-1, 4))
     one = np.float32(1)
@@ -82,16 +88,19 @@ def _resampled(lines: NDArray, shown: Grid) -> tuple[NDArray[np.int64], NDArray[
     return rows, taps, np.stack(weights, axis=-1).reshape(-1, 4)
 
 
-def _axis(length: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _axis(length: int, new: int, fused: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """For each of `new` places the neighbours before and after it among `length`, and the weight of the one after.
 
-    Pixel centres correspond (`align_corners=False`). The original calls torch's `interpolate`, which computes the places in
-    float32, a multiplication and a subtraction rounded once together: so are these. In float64 the weights would be off by
-    1e-5, and rows with them. (Whether a build of torch fuses the two everywhere is its own affair: about one place in a
-    thousand was seen to be off by one unit of the last digit, at most 8e-6 of the distance between two rows.)
+    Pixel centres correspond (`align_corners=False`). The numbers are float32 as in torch's `interpolate`, which the original
+    calls: in float64 the weights would be off by 1e-5, and rows with them. `fused`: multiplication and subtraction are rounded
+    once, together. It matters just below powers of two alone, and there by 8e-6 of the distance between two rows at most.
     """
-    scale = float(np.float32(length) / np.float32(new))
-    places = np.maximum((np.arange(new) + 0.5) * scale - 0.5, 0).astype(np.float32)
+    scale = np.float32(length) / np.float32(new)
+    if fused:
+        places = ((np.arange(new) + 0.5) * float(scale) - 0.5).astype(np.float32)
+    else:
+        places = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    places = np.maximum(places, np.float32(0))
     before = np.minimum(places.astype(np.int64), length - 1)
     return before, np.minimum(before + 1, length - 1), (places - before.astype(np.float32)).astype(np.float32)
 
