@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..model.generate import End
@@ -19,7 +20,7 @@ class Ending:
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str]):
-        self._decode = tokenizer.backend_tokenizer.decode
+        self.decode = partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=True)
         self.texts = tuple(dict.fromkeys(stop))
         added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
         specials = {token.content: number for number, token in added.items() if token.special}
@@ -38,13 +39,17 @@ class Ending:
 
     def _is_over(self, tails: list[list[int]]) -> list[bool]:
         # One by one: `decode_batch` wakes a pool of threads for what takes microseconds.
-        texts = (self._decode(tail, skip_special_tokens=True) for tail in tails)
-        return [any(stop in text for stop in self.texts) for text in texts]
+        return [any(stop in text for stop in self.texts) for text in map(self.decode, tails)]
 
     def text(self, ids: Sequence[int]) -> str:
         """The whole answer: up to the first stop string, without spaces around it."""
-        text = self._decode(list(ids), skip_special_tokens=True)
-        return text[: self.find(text)].strip()
+        writer = Writer(self)
+        pieces = []
+        for token in ids:
+            pieces.append(writer.add(token))
+            if writer.done:
+                break
+        return "".join([*pieces, writer.close()])
 
     def find(self, text: str, start: int = 0) -> int | None:
         """Where the first stop string begins; None if there is none from `start` on."""
@@ -54,41 +59,45 @@ class Ending:
 class Writer:
     """The text of one growing answer: what can be shown of it, which is never half a letter and nothing of a stop string."""
 
-    def __init__(self, tokenizer: Any, ending: Ending):
-        self._decode = tokenizer.backend_tokenizer.decode
+    def __init__(self, ending: Ending):
         self.ending = ending
         self.text = ""
         self.done = False
         self._shown = 0
         # Tokens make sense beside their neighbours only (a leading space, bytes of a letter), so new ones are decoded together
-        # with the last ones that said something.
+        # with the last ones that said something: `_said` of `_ids`, whose text is `_said_text`.
         self._ids: list[int] = []
-        self._context = 0  # how many of `_ids` are text already
-        self._context_text = ""
+        self._said = 0
+        self._said_text = ""
 
     def add(self, token: int) -> str:
         """What can be shown now that could not before. `done` is set when the answer is over."""
         self._ids.append(token)
-        text = self._decode(self._ids, skip_special_tokens=True)
+        text = self.ending.decode(self._ids)
         if not text.endswith(_HALF_LETTER):
             self._take(text)
         return self._show()
 
     def close(self) -> str:
-        """The rest, when no more tokens come."""
+        """The rest, when no more tokens come; a letter of which only half came is dropped."""
         if not self.done:
-            self._take(self._decode(self._ids, skip_special_tokens=True))
-        self.done = True
+            self.done = True
+            self._take(self.ending.decode(self._ids))
         return self._show()
 
     def _take(self, text: str) -> None:
-        new = text[len(self._context_text) :]
+        if text.startswith(self._said_text):
+            new = text[len(self._said_text) :]
+        else:  # bytes that make no letter take those before them along, which were shown already
+            new = self.ending.decode(self._ids[self._said :])
+        if self.done:
+            new = new.rstrip(_HALF_LETTER)
         if not new:
             return
         before = len(self.text)
         self.text += new
-        self._ids = self._ids[self._context :]
-        self._context, self._context_text = len(self._ids), self._decode(self._ids, skip_special_tokens=True)
+        self._ids = self._ids[self._said :]
+        self._said, self._said_text = len(self._ids), self.ending.decode(self._ids)
         longest = max(map(len, self.ending.texts), default=1)
         end = self.ending.find(self.text, max(0, before - longest + 1))
         if end is not None:

@@ -168,6 +168,24 @@ class Past:
         self.left_padding = left_padding
 
 
+class Movable(Past):
+    def reorder(self, rows, start=0):
+        self.rows = self.rows[rows]
+        self.left_padding = None if self.left_padding is None else self.left_padding[rows]
+
+
+class MixesUpPadding(Past):
+    def reorder(self, rows, start=0):
+        self.rows = self.rows[rows]
+        self.left_padding = None if self.left_padding is None else self.left_padding.repeat(2)[: len(rows)]
+
+
+class SwapsNothing(Movable):
+    def reorder(self, rows, start=0):
+        if not start:
+            super().reorder(rows)
+
+
 class Recall(LanguageModel):
     """Attention without a softmax: each position gets a weighted mean of the rows it sees. Slow, and plainly right."""
 
@@ -258,6 +276,16 @@ class LooseHead(Recall):
     @property
     def head(self):
         return nn.Parameter(self.output.weight)
+
+
+@pytest.mark.parametrize("cache", [Movable, MixesUpPadding, SwapsNothing])
+def test_caches_that_reorder(monkeypatch, cache):
+    monkeypatch.setattr(Recall, "new_cache", lambda model, batch, length, left_padding=None: cache(left_padding))
+    if cache is Movable:
+        check_language_model(Recall())
+        return
+    with pytest.raises(AssertionError, match="after `reorder` a row must go on from the row"):
+        check_language_model(Recall())
 
 
 @pytest.mark.parametrize(
