@@ -55,7 +55,7 @@ class SummedTensors(Tensors):
 
 def looks_like_difference(tensors: Tensors) -> bool:
     """Whether a language model's final norm is nearly zero, which in whole weights it never is."""
-    return _FINAL_NORM in tensors and tensors.read(_FINAL_NORM).float().abs().mean().item() < _SMALL_NORM
+    return _FINAL_NORM in tensors and tensors.read(_FINAL_NORM).float().mean().abs().item() < _SMALL_NORM
 
 
 def _misfits(delta: Mapping[str, tuple[int, ...]], base: Mapping[str, tuple[int, ...]]) -> list[str]:

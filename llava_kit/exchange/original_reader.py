@@ -229,10 +229,11 @@ def _base(folder: Path, name: str, text: Mapping[str, Any] | None) -> tuple[dict
 
 def _encoder(folder: Path, said: OriginalConfig, tower: Tower, dtype: str) -> Part:
     layers = said.layers(tower.depth)
-    if tower.kind == "siglip":
+    stored = _count_layers(tower.tensors)
+    if tower.kind == "siglip" and (stored < tower.depth or not tower.inside):
         # The original deletes SigLIP's last layer and takes what is then the last output, whatever the config says
-        # (siglip_encoder.py).
-        layers = min(tower.depth - 1, _count_layers(tower.tensors))
+        # (siglip_encoder.py); what was saved from it lacks that layer. A checkpoint with all layers is another program's.
+        layers = min(tower.depth - 1, stored)
     options: dict[str, Any] = {
         "config": dict(tower.config),
         "mean": list(tower.mean),

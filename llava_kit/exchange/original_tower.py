@@ -27,13 +27,17 @@ KINDS = ("clip", "siglip", "dinov2")
 
 @dataclass(frozen=True)
 class Tower:
-    """kind: our encoder; config: as transformers writes it, all layers counted; tensors by canonical names."""
+    """kind: our encoder; config: as transformers writes it, all layers counted; tensors by canonical names.
+
+    `inside`: the weights lie in the checkpoint.
+    """
 
     kind: str
     config: Mapping[str, Any]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tensors: Tensors
+    inside: bool
     note: str
 
     @property
@@ -53,8 +57,8 @@ def find_tower(folder: Path, named: str | None, given: str | None, inside: Tenso
         )
     kind, config, mean, std = _look_up(folder, place)
     if inside.shapes():
-        return Tower(kind, config, mean, std, inside, f"encoder: the weights in the checkpoint, the config of {place}")
-    return Tower(kind, config, mean, std, weights_of(folder, place), f"encoder: {place}, unchanged")
+        return Tower(kind, config, mean, std, inside, True, f"encoder: the weights in the checkpoint, the config of {place}")
+    return Tower(kind, config, mean, std, weights_of(folder, place), False, f"encoder: {place}, unchanged")
 
 
 def weights_of(folder: Path, place: str) -> Tensors:
