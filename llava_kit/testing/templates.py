@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from transformers.utils.chat_template_utils import render_jinja_template
+
 from ..core.conversation import Conversation, ImageSlot, Message, Segment
 from ..core.template import ConversationTemplate
 from ..data.tokenize import encode
 from ..errors import SampleError
-from .tokenizers import tokenizer_variants
+from .tokenizers import BOS, EOS, tokenizer_variants
 
 ANSWERS = ("A cat.", "Black", "It is 13, I think; not 4.", "Ünïcode 🙂!")
 
@@ -29,6 +31,8 @@ def check_template(
     turns: Iterable[int] = (1, 2, 4),
     conversations: Sequence[Conversation] = (),
     tokenizers: Mapping[str, Any] | None = None,
+    wide: bool = False,
+    own_chat_template: bool = True,
 ) -> None:
     """Holds `template` to the contract; an AssertionError says what it broke.
 
@@ -39,11 +43,18 @@ def check_template(
     - Only the answer and what ends it is learnt, the answer and one stop string at least.
     - Every picture is shown once, in order; nobody's text is special.
     - Wrong order and empty answers are refused; the template travels to worker processes.
+    - Its chat template, if it has one, says the same.
+
+    `wide`: it is meant to learn more than the answers (an original's mask), so what else is learnt is not looked at. A template
+    that depends on its tokenizer is given as what `for_tokenizer` gives, with that tokenizer alone; its chat template, not made
+    by it, is not looked at (`own_chat_template=False`).
     """
     assert pickle.loads(pickle.dumps(template)).stop == template.stop, "the template changes when it is pickled"
     known = tokenizer_variants() if tokenizers is None else tokenizers
     for conversation in (*map(sample_conversation, turns), *conversations):
-        _check_rendering(template, conversation)
+        _check_rendering(template, conversation, wide)
+        if own_chat_template:
+            _check_chat_template(template, conversation)
         for name, tokenizer in known.items():
             _check_tokens(template, conversation, name, tokenizer)
     _check_refusals(template)
@@ -76,7 +87,7 @@ def _prompts(template: ConversationTemplate, conversation: Conversation) -> list
     return [template.render(Conversation(messages[:cut], conversation.system), reply=True) for cut in cuts]
 
 
-def _check_rendering(template: ConversationTemplate, conversation: Conversation) -> None:
+def _check_rendering(template: ConversationTemplate, conversation: Conversation, wide: bool) -> None:
     pieces = template.render(conversation)
     whole = _letters(pieces)
     said = {part for message in conversation.messages for part in message.parts if isinstance(part, str)}
@@ -96,6 +107,9 @@ def _check_rendering(template: ConversationTemplate, conversation: Conversation)
             f"the prompt {_text(_letters(prompt))!r} is no prefix of {_text(whole)!r}: the model is asked otherwise than taught"
         )
         ends.append(len(asked))
+    if wide:
+        _check_answers_are_learnt(answers, ends, whole)
+        return
     assert not any(letter.trainable for letter in whole[: ends[0]]), "something is learnt before the first answer"
     for answer, (start, stop) in zip(answers, pairwise([*ends, len(whole)])):
         learnt = _text([letter for letter in whole[start:stop] if letter.trainable])
@@ -111,14 +125,36 @@ def _check_rendering(template: ConversationTemplate, conversation: Conversation)
         assert not any(text.strip() and text in rest for text in questions), f"a question is learnt: {learnt!r}"
 
 
+def _check_answers_are_learnt(answers: Sequence[str], ends: Sequence[int], whole: Sequence[_Letter]) -> None:
+    for answer, end in zip(answers, ends):
+        start = _text(whole[end:]).index(answer) + end
+        assert all(letter.trainable for letter in whole[start : start + len(answer)]), f"the answer {answer!r} is not learnt"
+
+
+def _check_chat_template(template: ConversationTemplate, conversation: Conversation) -> None:
+    text = template.chat_template()
+    if text is None:
+        return
+    messages: list[dict[str, Any]] = []
+    if conversation.system is not None:
+        messages.append({"role": "system", "content": conversation.system})
+    for message in conversation.messages:
+        parts = [part if isinstance(part, str) else "<image>" for part in message.parts]
+        messages.append({"role": message.role, "content": "".join(parts)})
+    written = render_jinja_template([messages], chat_template=text, bos_token=BOS, eos_token=EOS)[0][0]
+    said = _text(_letters(template.render(conversation)))
+    assert written == said, f"the chat template writes {written!r}, the template {said!r}"
+
+
 def _text(letters: Sequence[_Letter]) -> str:
     return "".join(letter.text if isinstance(letter.text, str) else "<image>" for letter in letters)
 
 
 def _check_tokens(template: ConversationTemplate, conversation: Conversation, name: str, tokenizer: Any) -> None:
-    whole = encode(template.render(conversation), tokenizer)
+    way: Any = {"tokenisation": template.tokenisation, "learnt_everywhere": template.learnt_everywhere}
+    whole = encode(template.render(conversation), tokenizer, **way)
     for prompt in _prompts(template, conversation):
-        asked = encode(prompt, tokenizer).token_ids
+        asked = encode(prompt, tokenizer, **way).token_ids
         assert asked.tolist() == whole.token_ids[: len(asked)].tolist(), (
             f"tokenizer {name!r}: the prompt's {len(asked)} tokens are no prefix of the whole's: a border between the "
             "template's text and the answer runs through a token; give the space before an answer to the answer"
