@@ -88,7 +88,11 @@ def build(foreign: Foreign, *, device: str | torch.device | None = None) -> Asse
         assembly = assemble(foreign.block, weights=False)
     model = assembly.model
     places = {component: places_of(assembly, component) for component in COMPONENTS}
-    wrong = [problem for component in COMPONENTS for problem in _misfits(foreign, component, places[component], model)]
+    wrong = [
+        problem
+        for component in COMPONENTS
+        for problem in misfits(foreign.tensors[component], component, places[component], model)
+    ]
     if (model.newline is None) != (foreign.newline is None):
         wrong.append("missing tensor 'image_newline'" if foreign.newline is None else "tensor 'image_newline' has no place")
     if wrong:
@@ -153,9 +157,9 @@ def assign(module: nn.Module, name: str, tensor: Tensor) -> None:
         owner._buffers[last] = tensor
 
 
-def _misfits(foreign: Foreign, component: str, places: Mapping[str, str], model: nn.Module) -> list[str]:
-    """What is wrong with a component's tensors, by the names in the folder's own words where that is possible."""
-    found = foreign.tensors[component].shapes()
+def misfits(tensors: Tensors, component: str, places: Mapping[str, str], model: nn.Module) -> list[str]:
+    """What keeps `tensors` from filling a component of `model`, whose places are `places_of` it: each with both shapes."""
+    found = tensors.shapes()
     state = {name: tuple(tensor.shape) for name, tensor in getattr(model, component).state_dict().items()}
     wanted = {canonical: state[own] for own, canonical in places.items()}
     said = f"{component.replace('_', ' ')}: "

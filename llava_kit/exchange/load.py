@@ -34,6 +34,9 @@ def load_model(
     Raises `CheckpointError` naming the file or the tensor when something is missing, damaged, or of another shape.
     """
     options = LoadOptions(base, encoder, template, dtype)
+    if package.is_package(Path(source).expanduser()):
+        _refuse(source, options)
+        return package.load_package(Path(source).expanduser(), device=device, dtype=dtype)
     foreign = describe(Path(source).expanduser(), options)
     if foreign is not None:
         return build(foreign, device=device)
@@ -50,7 +53,7 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
     """
     if not folder.is_dir() or holds_own_model(folder):
         return None  # a missing folder is told by the reader of our own, which knows all that it may be
-    config = _read_config(folder)
+    config = read_config(folder)
     if original_reader.is_original(folder, config):
         return original_reader.read(folder, config, options)
     model_type = config.get("model_type")
@@ -66,7 +69,8 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json; empty when it has none."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         return {}

@@ -47,7 +47,7 @@ def read(folder: Path, config: dict[str, Any], options: LoadOptions) -> Foreign:
     Raises `CheckpointError` for settings that we cannot honour, and for files that are missing or damaged.
     """
     resolved = _resolve(folder, config)
-    tensors, newline = _tensors(folder)
+    tensors, newline = open_tensors(folder)
     text, tied_note = _text_config(resolved, tensors["language_model"])
     vision = _plain(resolved.vision_config)
     anyres = resolved.model_type == "llava_next"
@@ -93,7 +93,8 @@ def _plain(config: Any) -> dict[str, Any]:
     return {**clean_config(values, config.model_type), "model_type": config.model_type}
 
 
-def _tensors(folder: Path) -> tuple[dict[str, Tensors], tuple[Tensors, str] | None]:
+def open_tensors(folder: Path) -> tuple[dict[str, Tensors], tuple[Tensors, str] | None]:
+    """The tensors of each component, and the newline row where there is one. Raises `CheckpointError` for foreign names."""
     files = weight_files(folder)
     if not files:
         raise CheckpointError(

@@ -249,7 +249,9 @@ class Stage(Block):
     train: Train
     data: Data
     start_from: str | None = Field(
-        default=None, description="a stage's name, a model folder, or 'scratch'; default: the stage before"
+        default=None,
+        description="a stage's name, 'scratch', or a folder: a model of llava_kit, a LLaVA checkpoint of another program, a "
+        "connector alone; default: the stage before",
     )
     epochs: PositiveFloat | None = None
     steps: PositiveInt | None = Field(default=None, description="instead of epochs")

@@ -11,8 +11,10 @@ from typing import Any
 
 from ..assemble.files import MANIFEST, verify_folder, write_json
 from ..assemble.parts import Assembly, assemble
-from ..assemble.weights import MODEL_FILE, find_model, load_component
+from ..assemble.weights import MODEL_FILE, find_model, holds_own_model, load_component
 from ..errors import CheckpointError
+from ..exchange.start import fill, stored_components
+from ..exchange.start import fingerprint as fingerprint_of
 from ..recipe.checks import SCRATCH
 from ..recipe.schema import COMPONENTS, Recipe, Stage
 from ..recipe.write import as_values
@@ -59,6 +61,8 @@ def identity(recipe: Recipe, name: str, fingerprint: Callable[[str], str]) -> di
     start = starting_point(recipe, name)
     if start.stage is not None:
         begins: Any = identity(recipe, start.stage, fingerprint)
+    elif start.folder is not None and _is_foreign(start.folder):
+        begins = {"folder": fingerprint_of(start.folder)}
     elif start.folder is not None:
         begins = {"folder": _digest((find_model(start.folder) / MANIFEST).read_text(encoding="utf-8"))}
     else:
@@ -90,17 +94,22 @@ def changed_components(recipe: Recipe, name: str) -> set[str]:
     if start.stage is not None:
         changed |= changed_components(recipe, start.stage)
     elif start.folder is not None:
-        changed |= set(_stored(find_model(start.folder)))
+        changed |= set(_components_in(start.folder))
     return changed
 
 
 def make_assembly(recipe: Recipe, model_folder: Path | None) -> Assembly:
-    """The recipe's model, with the weights of a model folder where there is one.
+    """The recipe's model, with the weights of a model folder where there is one, ours or another program's.
 
     Raises `CheckpointError` naming the file or the tensor that is missing, damaged, or of another shape.
     """
     if model_folder is None:
         return assemble(recipe)
+    if _is_foreign(model_folder):
+        found = stored_components(model_folder)
+        assembly = assemble(recipe, weights={name: name not in found for name in ("encoder", "language_model")})
+        fill(assembly, found, model_folder)
+        return assembly
     folder = find_model(model_folder)
     verify_folder(folder)
     stored = _stored(folder)
@@ -139,6 +148,18 @@ def check_record(folder: Path, record: Mapping[str, Any], now: Mapping[str, Any]
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Say that the stage is finished; the last thing that is written of it."""
     write_json(folder / RECORD, record)
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Another program's checkpoint. A folder that is not there is told of as one of ours would be."""
+    return folder.is_file() or (folder.is_dir() and not holds_own_model(folder))
+
+
+def _components_in(folder: Path) -> list[str]:
+    if _is_foreign(folder):
+        found = stored_components(folder)
+        return [name for name in COMPONENTS if name in found]
+    return _stored(find_model(folder))
 
 
 def _stored(folder: Path) -> list[str]:
