@@ -97,6 +97,8 @@ def print_verification(found: Verification) -> None:
     print(f"Compared with {found.against} in {found.dtype}, {found.new_tokens} greedy tokens each:")
     print_table([("  " + row[0], *row[1:]) for row in told_verification(found)])
     exact = "" if found.dtype == "float32" else "; greedy tokens may part where two are nearly equal"
+    by = "its processor" if found.against.startswith("transformers") else "its reader"
+    print(f"  ids, rows, pixels: what {by} makes of the same question; beside the point where they differ for a known reason")
     print(f"  {'passed' if found.passed else 'FAILED'}: at most {found.bound:.1e} between the logits is allowed{exact}")
 
 

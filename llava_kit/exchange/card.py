@@ -108,7 +108,10 @@ def _said_part(part: Any) -> str:
     options = part.options
     if "config" in options:
         return f"`{part.type}`, {options['config'].get('model_type')}"
-    return f"`{part.type}`" + (f", `{options['checkpoint']}`" if options.get("checkpoint") else "")
+    name = str(options.get("checkpoint") or options.get("model") or options.get("architecture") or "")
+    # A path of the machine that it was made on says nothing to others.
+    shown = name if _is_hub_name(name) or "/" not in name else Path(name).name
+    return f"`{part.type}`" + (f", `{shown}`" if shown else "")
 
 
 def _millions(count: int) -> str:

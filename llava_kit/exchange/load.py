@@ -15,6 +15,7 @@ from ..core.checkpoint import CONFIG_FILE
 from ..errors import CheckpointError, LlavaKitError, first_line
 from . import original_reader, transformers_reader
 from .foreign import Foreign, LoadOptions, build
+from .package import is_package, load_package
 
 
 def load_model(
@@ -26,23 +27,23 @@ def load_model(
     template: str | None = None,
     dtype: str | None = None,
 ) -> Assembly:
-    """The model in a folder: a run, stage or model folder of ours; a LLaVA or LLaVA-NeXT folder of transformers; a folder of
-    the original repositories (whole, connector alone, LoRA, or delta weights, the last three with `base`).
+    """The model in a folder: a run, stage or model folder of ours, or a package that was exported; a LLaVA or LLaVA-NeXT
+    folder of transformers; a folder of the original repositories (whole, connector alone, LoRA, or delta weights, the last
+    three with `base`).
 
     `base`, `encoder`, `template` and `dtype` are those of `LoadOptions`. Weights are read with one copy in memory.
 
     Raises `CheckpointError` naming the file or the tensor when something is missing, damaged, or of another shape.
     """
     options = LoadOptions(base, encoder, template, dtype)
-    if package.is_package(Path(source).expanduser()):
-        _refuse(source, options)
-        return package.load_package(Path(source).expanduser(), device=device, dtype=dtype)
     foreign = describe(Path(source).expanduser(), options)
     if foreign is not None:
         return build(foreign, device=device)
     given = [name for name in ("base", "encoder", "template") if getattr(options, name) is not None]
     if given:
         raise LlavaKitError(f"{source}: a model of llava_kit says itself what it is made of; leave out {', '.join(given)}")
+    if is_package(Path(source).expanduser()):
+        return load_package(Path(source).expanduser(), device=device, dtype=dtype)
     return load_own_model(source, device=device, dtype=dtype)
 
 
@@ -51,7 +52,7 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
 
     Raises `CheckpointError` for a folder in which no model of a known kind lies.
     """
-    if not folder.is_dir() or holds_own_model(folder):
+    if not folder.is_dir() or holds_own_model(folder) or is_package(folder):
         return None  # a missing folder is told by the reader of our own, which knows all that it may be
     config = read_config(folder)
     if original_reader.is_original(folder, config):

@@ -7,6 +7,7 @@ The tower lies in it twice: among the weights, as in checkpoints whose tower was
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import CLIPImageProcessor, SiglipImageProcessor
 
 from ..assemble.files import write_json
 from ..assemble.parts import Assembly
+from ..core.published import Published
 from ..image.options import canvases_of
 from ..model.side_by_side import SideBySideEncoder
 from .foreign import places_of
@@ -23,6 +25,10 @@ from .shards import Piece, piece, write_shards
 from .transformers_writer import TOWERS, language_tensors, published_encoder, text_config, vision_config
 
 TOWER_FOLDER = "vision_tower"
+
+# The originals delete the last layer of a SigLIP tower that they load and take what is then the last output, whatever the config
+# says (siglip_encoder.py). So the folder has one layer more than is looked at, a copy of the one before.
+_SIGLIP, _STAND_INS = "SiglipVisionModel", 1
 
 # The language model's model_type -> the originals' model_type and class.
 CLASSES = {
@@ -45,10 +51,11 @@ def remarks(assembly: Assembly) -> list[str]:
         f"the originals look for the tower at mm_vision_tower ({TOWER_FOLDER!r}) from where they are started: start them inside "
         "the folder, or write its full path there"
     ]
-    if published_encoder(assembly).architecture == "SiglipVisionModel":
+    if published_encoder(assembly).architecture == _SIGLIP:
         found.append(
-            "SigLIP: the originals take every local folder for CLIP, and their SigLIP class drops the last layer of what it "
-            "loads; llava-kit reads this folder as it is, the originals' code does not"
+            "SigLIP: the originals take every local folder for CLIP; for their code mm_vision_tower must be the tower's name on the "
+            "hub (their SigLIP class drops its last layer; the weights here take the place of the others). llava-kit reads the "
+            "folder as it is"
         )
     if assembly.tiler.options.rule == "transformers":
         found.append("AnyRes: the originals' row counts differ from ours (`rule: transformers`) for a few sizes in a million")
@@ -94,7 +101,7 @@ def make_config(assembly: Assembly, dtype: torch.dtype) -> dict[str, Any]:
         "mm_projector_type": "linear" if linear else f"mlp{len(chain.maps)}x_gelu",
         "mm_hidden_size": assembly.model.encoder.spec.width,
         "mm_vision_tower": TOWER_FOLDER,
-        "mm_vision_select_layer": -1,  # the tower is as short as it can be
+        "mm_vision_select_layer": -1 - _stand_ins(tower),  # the tower is as short as it can be
         "mm_vision_select_feature": "cls_patch" if tower.keep_cls else "patch",
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
@@ -139,8 +146,8 @@ def _old_rope(config: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in rope.items() if key != "rope_theta"}
     kind = rest.get("rope_type", "default")
     old = {key: value for key, value in config.items() if key != "rope_parameters"}
-    scaling = None if kind == "default" else {**rest, "type": kind}
-    return {**old, "rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+    old["rope_theta"] = rope["rope_theta"]
+    return old if kind == "default" else {**old, "rope_scaling": {**rest, "type": kind}}
 
 
 def _write_tower(assembly: Assembly, folder: Path, dtype: torch.dtype) -> None:
@@ -148,21 +155,30 @@ def _write_tower(assembly: Assembly, folder: Path, dtype: torch.dtype) -> None:
     folder.mkdir()
     tower, side = published_encoder(assembly), assembly.tiler.spec.image_size
     config = {**vision_config(tower), "architectures": [tower.architecture]}
+    depth = config["num_hidden_layers"]
+    config["num_hidden_layers"] = depth + _stand_ins(tower)
     write_json(folder / "config.json", {**config, "torch_dtype": str(dtype).removeprefix("torch.")})
     colours: dict[str, Any] = {"image_mean": list(assembly.tiler.spec.mean), "image_std": list(assembly.tiler.spec.std)}
-    if tower.architecture == "SiglipVisionModel":
+    if tower.architecture == _SIGLIP:
         processor: Any = SiglipImageProcessor(size={"height": side, "width": side}, **colours)
     else:
         processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}, **colours)
     processor.save_pretrained(folder)
     state = assembly.model.encoder.state_dict()
     pieces = [piece(f"vision_model.{name}", state[own], dtype) for own, name in places_of(assembly, "encoder").items()]
+    if _stand_ins(tower):
+        last, new = f"vision_model.encoder.layers.{depth - 1}.", f"vision_model.encoder.layers.{depth}."
+        pieces += [replace(each, name=each.name.replace(last, new)) for each in pieces if each.name.startswith(last)]
     if not any(each.name.startswith("vision_model.post_layernorm") for each in pieces):
         # The norm behind the features, which nobody looks at: without it transformers warns that it was made up.
         width = tower.config["hidden_size"]
         pieces.append(piece("vision_model.post_layernorm.weight", torch.ones(width), dtype))
         pieces.append(piece("vision_model.post_layernorm.bias", torch.zeros(width), dtype))
     write_shards(folder, pieces, max_bytes=1 << 62)
+
+
+def _stand_ins(tower: Published) -> int:
+    return _STAND_INS if tower.architecture == _SIGLIP else 0
 
 
 def _encoder_obstacles(assembly: Assembly) -> list[str]:
@@ -214,7 +230,7 @@ def _language_obstacles(assembly: Assembly) -> list[str]:
 def _tiling(assembly: Assembly) -> list[str]:
     options, encoder = assembly.tiler.options, assembly.model.encoder
     published = encoder.published()
-    siglip = published is not None and published.architecture == "SiglipVisionModel"
+    siglip = published is not None and published.architecture == _SIGLIP
     if options.mode == "resize" and not siglip:
         return ["tiling: mode resize; the originals squash pictures for SigLIP towers alone"]
     if options.mode == "square" and siglip:

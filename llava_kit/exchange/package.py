@@ -13,29 +13,32 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import __version__
 from ..assemble.files import write_json
-from ..assemble.parts import Assembly, assemble
+from ..assemble.parts import Assembly, assemble, build_part, make_tiler
 from ..assemble.weights import misfits
 from ..core.checkpoint import read_json
+from ..core.connector import Connector
 from ..core.encoder import Encoder
 from ..core.published import Published
+from ..core.tiles import Grid
 from ..errors import CheckpointError, shorten
+from ..image.tiling import Tiler
 from ..model.side_by_side import SideBySideEncoder
 from ..recipe.schema import COMPONENTS, Model, Part
 from ..registry.manager import plugins_in_use
+from .package_config import MODEL_TYPE
 from .shards import Piece, piece
 from .tensors import FileTensors, weight_files
 from .transformers_writer import chat_template, end_tokens, plain_config, vocabulary_of
 
 DESCRIPTION = "llava_kit.json"
 FORMAT = 1
-MODEL_TYPE = "llava_kit"
 ARCHITECTURE = "LlavaKitForConditionalGeneration"
 # Stands for the package's own folder in the description.
 HERE = "{folder}"
@@ -105,10 +108,7 @@ def write_files(assembly: Assembly, folder: Path, name: str, dtype: torch.dtype)
 def load_package(folder: str | Path, *, device: str | torch.device | None = None, dtype: str | None = None) -> Assembly:
     """The model in a package. Raises `CheckpointError` naming what is missing, damaged, or of another shape."""
     folder = Path(folder)
-    found = read_json(folder / DESCRIPTION)
-    if found.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / DESCRIPTION}: found format {found.get('format')!r}, expected {FORMAT}; update llava_kit")
-    block = Model.model_validate(_resolved(found["model"], str(folder.absolute())))
+    block = _read_block(folder)
     if dtype is not None:
         block = _with_type(block, dtype)
     assembly = assemble(block, weights=False, seed=0)
@@ -127,6 +127,32 @@ def load_package(folder: str | Path, *, device: str | torch.device | None = None
         assembly.model.to(device)
     assembly.model.eval()
     return assembly
+
+
+class Vision(NamedTuple):
+    """The half of a package that sees, without weights."""
+
+    encoder: Encoder
+    connector: Connector
+    tiler: Tiler
+    side: Grid
+
+
+def build_vision(folder: str | Path, text_width: int) -> Vision:
+    """Encoder and connector of a package, freshly initialised, for a program that brings its own language model."""
+    block = _read_block(Path(folder))
+    parts = [build_part("encoder", part, weights=False) for part in _encoder_parts(block)]
+    encoder = parts[0] if len(parts) == 1 else SideBySideEncoder(parts)
+    neighbours: dict[str, Any] = {"vision_width": encoder.spec.width, "text_width": text_width, "grid": encoder.spec.grid}
+    connector = build_part("connector", block.connector, **neighbours)
+    return Vision(encoder, connector, make_tiler(encoder, block.tiling), connector.output_grid(encoder.spec.grid))
+
+
+def _read_block(folder: Path) -> Model:
+    found = read_json(folder / DESCRIPTION)
+    if found.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / DESCRIPTION}: found format {found.get('format')!r}, expected {FORMAT}; update llava_kit")
+    return Model.model_validate(_resolved(found["model"], str(folder.absolute())))
 
 
 def _fill(folder: Path, state: Mapping[str, Tensor], places: Mapping[str, str], stored: FileTensors) -> None:

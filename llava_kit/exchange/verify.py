@@ -316,7 +316,7 @@ def _pixel_difference(assembly: Assembly, theirs: Tensor, ours: Tensor) -> float
 
 def told_verification(found: Verification) -> Sequence[Sequence[str]]:
     """The table for people."""
-    rows = [("case", "positions", "largest logit", "logits differ by", "greedy tokens", "processor: ids", "rows", "pixels")]
+    rows = [("case", "positions", "largest logit", "logits differ by", "greedy tokens", "ids", "rows", "pixels")]
     for case in found.cases:
         ids = "" if case.same_ids is None else "same" if case.same_ids else "differ"
         count = "" if case.same_rows is None else "same" if case.same_rows else "differ"
