@@ -62,12 +62,12 @@ def from_original(name: str) -> Place | None:
     have the odd numbers). `mm_projector.bin` of a first stage and `non_lora_trainables.bin` carry prefixes of wrappers.
     """
     name = name.removeprefix("base_model.model.")
-    if re.fullmatch(r"(model\.)*image_newline", name):
+    if re.fullmatch(r"((model|transformer)\.)*image_newline", name):
         return Place(NEWLINE, NEWLINE)
-    found = re.fullmatch(r"(?:model\.)*mm_projector\.(?:(\d+)\.)?(weight|bias)", name)
+    found = re.fullmatch(r"(?:(?:model|transformer)\.)*mm_projector\.(?:(\d+)\.)?(weight|bias)", name)
     if found:
         return Place("connector", f"{int(found[1] or 0) // 2}.{found[2]}")
-    found = re.fullmatch(r"(?:model\.)*vision_tower\.(?:vision_tower\.)?(?:vision_model\.)?(.+)", name)
+    found = re.fullmatch(r"(?:(?:model|transformer)\.)*vision_tower\.(?:vision_tower\.)?(?:vision_model\.)?(.+)", name)
     if found:
         return Place("encoder", found[1])
     return Place("language_model", name) if "mm_projector" not in name else None

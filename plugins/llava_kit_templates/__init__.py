@@ -58,7 +58,23 @@ class TemplateOptions(PlainOptions):
     system: str | None = Field(None, description="replaces the format's own system text; an empty one leaves it out")
 
 
-class WideOptions(TemplateOptions):
+class FormatOptions(TemplateOptions):
+    """One of LLaVA's conversation formats, with other marks."""
+
+    around_picture: tuple[str, str] | None = Field(
+        None, description="marks before and after each picture, such as <im_start> and <im_end> of LLaVA v0"
+    )
+
+
+class EndingOptions(FormatOptions):
+    """A format whose answers other programs end with the tokenizer's own mark."""
+
+    end_of_answer: str | None = Field(
+        None, description="what ends an answer, and a reply with it, such as <|endoftext|> of TinyLLaVA on Phi; default: </s>"
+    )
+
+
+class WideOptions(FormatOptions):
     """A format of which the original's code learns more than the answers."""
 
     mask: Literal["meant", "original"] = Field(
@@ -67,7 +83,7 @@ class WideOptions(TemplateOptions):
     )
 
 
-class TaggedOptions(TemplateOptions):
+class TaggedOptions(FormatOptions):
     """A format whose system text announces tags around pictures."""
 
     wrap_pictures: bool = Field(
@@ -90,6 +106,8 @@ OPTIONS: dict[str, type[Options]] = {
     "plain": PlainOptions,
     "v0": WideOptions,
     "v0_mmtag": TaggedWideOptions,
+    "v1": EndingOptions,
+    "llava_v1": EndingOptions,
     "v1_mmtag": TaggedOptions,
     "llava_llama_2_mmtag": TaggedOptions,
     "qwen_1_5": WideOptions,
@@ -115,9 +133,9 @@ def build_tokenizer_chat(options: ChatOptions) -> ConversationTemplate:
 @hookimpl
 def register_templates(register):
     for name, summary in SUMMARIES.items():
-        register(name, options=OPTIONS.get(name, TemplateOptions), build=partial(build_template, name=name), summary=summary)
+        register(name, options=OPTIONS.get(name, FormatOptions), build=partial(build_template, name=name), summary=summary)
     for alias, name in ALIASES.items():
-        options = OPTIONS.get(name, TemplateOptions)
+        options = OPTIONS.get(name, FormatOptions)
         register(alias, options=options, build=partial(build_template, name=alias), summary=f"Another name of {name}.")
     register(
         "tokenizer_chat",

@@ -172,6 +172,8 @@ def make_format(
     tokenisation: str = "chunks",
     mask: str = "meant",
     wrap_pictures: bool = False,
+    around_picture: tuple[str, str] | None = None,
+    end_of_answer: str | None = None,
 ) -> ConversationTemplate:
     """The format of that name or alias, with what the recipe says about it."""
     name = ALIASES.get(name, name)
@@ -180,4 +182,8 @@ def make_format(
         made = made.with_system(system)
     if wrap_pictures:
         made = replace(made, around_picture=("<Image>", "</Image>"))
+    if around_picture is not None:
+        made = replace(made, around_picture=around_picture)
+    if end_of_answer is not None:
+        made = replace(made, end_of_answer=end_of_answer, stop=(end_of_answer,))
     return replace(made, tokenisation=tokenisation)

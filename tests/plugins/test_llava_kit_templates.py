@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,8 +10,10 @@ from hypothesis import strategies as st
 from llava_kit.assemble.parts import build
 from llava_kit.core.conversation import Conversation, ImageSlot, Message, Segment
 from llava_kit.errors import LlavaKitError, SampleError
+from llava_kit.registry.manager import default_registry
 from llava_kit.testing.templates import check_template, sample_conversation
-from llava_kit_templates.formats import ALIASES, FORMATS
+from llava_kit_templates import ALIASES, SUMMARIES
+from llava_kit_templates.formats import FORMATS
 
 HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -101,6 +106,65 @@ def test_contract(name):
     check_template(build("template", name), turns=(1,) if FORMATS[ALIASES.get(name, name)] is FORMATS["plain"] else (1, 2, 4))
 
 
+@pytest.mark.parametrize("tokenisation", ["chunks", "whole"])
+@pytest.mark.parametrize("name", ["v0", "v0_mmtag", "qwen_1_5", "qwen_2_5", "llava_llama_3"])
+def test_contract_of_the_wide_masks(name, tokenisation):
+    check_template(build("template", name, mask="original", tokenisation=tokenisation), wide=True)
+    with pytest.raises(AssertionError):
+        check_template(build("template", name, mask="original"), tokenizers={})
+
+
+@pytest.mark.parametrize("name", ["v0_mmtag", "v1_mmtag", "llava_llama_2_mmtag"])
+def test_contract_of_tagged_pictures(name):
+    template = build("template", name, wrap_pictures=True, tokenisation="whole")
+    check_template(template, own_chat_template=False)
+    assert "<Image><image></Image>\nQ1" in text_of(template.render(turns("Q1", "A1")))
+    assert "<image>" in build("template", name).chat_template()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "told"),
+    [
+        ("v1", "mask", "original", "unknown key"),
+        ("v0", "mask", "orginal", "'meant' or 'original'"),
+        ("v1", "tokenisation", "hole", "'chunks' or 'whole'"),
+        ("plain", "system", "Be kind.", "unknown key"),
+        ("chatml_direct", "wrap_pictures", True, "unknown key"),
+    ],
+)
+def test_options_that_are_wrong(name, key, value, told):
+    with pytest.raises(LlavaKitError, match=told):
+        build("template", name, **{key: value})
+
+
+def test_each_name_says_what_it_is_and_listing_imports_no_format():
+    entries = [entry for entry in default_registry().entries("template") if entry.plugin.name == "templates"]
+    assert {entry.name for entry in entries} == {*SUMMARIES, *ALIASES, "tokenizer_chat"}
+    own = [entry.summary for entry in entries if entry.name not in ALIASES]
+    assert len(set(own)) == len(own)
+    assert set(SUMMARIES) == set(FORMATS)
+    code = "import sys, llava_kit_templates; print([m for m in sys.modules if m.startswith('llava_kit_templates.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_the_wide_masks_learn():
+    def learnt(name: str) -> list[str]:
+        pieces = build("template", name, mask="original").render(turns("Q1", "A1", "Q2", "A2"))
+        return [piece.text for piece in pieces if isinstance(piece, Segment) and piece.trainable]
+
+    v0 = ["### Assistant:", " A1", "\n", "###", "### Assistant:", " A2", "\n", "### "]
+    assert learnt("v0") == ["###", *v0]
+    assert learnt("qwen_2") == [
+        *("<|im_start|>assistant\n", "A1", "<|im_end|>", "\n"),
+        *("<|im_start|>assistant\n", "A2", "<|im_end|>", "\n"),
+    ]
+    assert build("template", "qwen_2", mask="original").learnt_everywhere == ("\n", "<|im_start|>", "<|im_end|>")
+    assert build("template", "qwen_2").learnt_everywhere == ()
+    prompt = text_of(build("template", "v0", mask="original").render(turns("Q1", "A1", "Q2"), reply=True))
+    assert prompt == f"{HUMAN}\n\n### Human: <image>\nQ1\n### Assistant: A1\n### Human: Q2\n### Assistant:"
+
+
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"plain"}))
 @settings(max_examples=15, deadline=None)
 @given(texts=st.lists(SPOKEN, min_size=4, max_size=4))
@@ -110,7 +174,8 @@ def test_only_answers_are_learnt_whatever_is_said(name, texts):
     conversation = turns(question, answer, again, last)
     pieces = template.render(conversation)
     trained = [piece for piece in pieces if isinstance(piece, Segment) and piece.trainable]
-    assert [piece.text.strip(" ") for piece in trained if not piece.special] == [answer.strip(" "), last.strip(" ")]
+    trim = str.strip if name == "llava_llama_3" else lambda text: text.strip(" ")
+    assert [trim(piece.text) for piece in trained if not piece.special] == [trim(answer), trim(last)]
     assert [piece.text.strip() for piece in trained if piece.special] == [template.stop[0]] * 2
     prompt = text_of(template.render(Conversation(conversation.messages[:3]), reply=True))
     assert text_of(pieces).startswith(prompt)
@@ -171,3 +236,18 @@ def test_system_text():
     assert not any(piece.special and "</s> " in piece.text for piece in typed if isinstance(piece, Segment))
     with pytest.raises(LlavaKitError, match="no place for a system text"):
         build("template", "gemma_instruct", system="Be kind.")
+
+
+def test_marks_around_pictures_and_another_end_of_answers():
+    """LLaVA v0 puts `<im_start>` and `<im_end>` around pictures; TinyLLaVA ends answers with its tokenizer's own mark."""
+    marks = ("<im_start>", "<im_end>")
+    template = build("template", "v1", around_picture=marks, end_of_answer="<|endoftext|>")
+    assert template.stop == ("<|endoftext|>",)
+    question = Message("user", (ImageSlot(0), "\nQ1"))
+    pieces = template.render(Conversation((question, Message("assistant", ("A1",)))))
+    place = pieces.index(ImageSlot(0))
+    assert pieces[place - 1] == Segment("<im_start>", special=True)
+    assert pieces[place + 1] == Segment("<im_end>", special=True)
+    assert pieces[-1] == Segment("<|endoftext|>", trainable=True, special=True)
+    assert build("template", "mistral_instruct", around_picture=marks).around_picture == marks
+    check_template(template)
