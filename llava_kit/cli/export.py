@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="where to write; must be new, empty or an earlier export")
     parser.add_argument("--to", default="transformers", metavar="FORMAT", help="transformers (default), original or package")
     parser.add_argument("--dtype", metavar="TYPE", help="float32, bfloat16 or float16; default: the language model's")
-    parser.add_argument("--lora", default="merged", metavar="HOW", help="merged (default), or kept: the adapter apart, for PEFT")
+    parser.add_argument(
+        "--lora", default="merged", metavar="HOW", help="merged (default), or kept: the adapter apart, for PEFT"
+    )
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file, such as 5GB (default)")
     parser.add_argument("--verify", action="store_true", help="load the result and compare logits and greedy tokens")
     parser.add_argument("--force", action="store_true", help="replace FOLDER and all that is in it")

@@ -47,7 +47,8 @@ def write_adapter(adapter: Adapter, folder: Path, to: str, dtype: torch.dtype) -
     odd = [place for place, pair in adapter.pairs.items() if pair.embedding or place.name.startswith("lm_head")]
     if odd and to == "transformers":
         raise CheckpointError(
-            f"{adapter.folder}: adapts {odd[0].name!r}, whose rows the export may extend for the image token; export with --lora merged"
+            f"{adapter.folder}: adapts {odd[0].name!r}, whose rows the export may extend for the image token; export with "
+            "--lora merged"
         )
     folder.mkdir()
     tensors, modules, ranks = {}, [], {}

@@ -77,11 +77,16 @@ def write_card(
         *([_list_section("What to know", remarks)] if remarks else []),
         *(["## Checked\n\n" + _table(checks)] if checks else []),
         _training_section(origin),
-        "## Licence\n\nNot stated. The weights contain those of the base models above and follow from the training data; their "
-        "licences apply. Whoever publishes this model must find out and write it here and in `license:` at the top of this file.",
+        _LICENCE,
     ]
     head = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+_LICENCE = (
+    "## Licence\n\nNot stated. The weights contain those of the base models above and follow from the training data; their "
+    "licences apply. Whoever publishes this model must find out and write it here and in `license:` at the top of this file."
+)
 
 
 def _after(said: str) -> str:

@@ -36,9 +36,17 @@ def engines_of(assembly: Assembly, kind: str, obstacles: Sequence[str]) -> Itera
             yield (program, "no", "export with `--to transformers`")
         yield ("llama.cpp, Ollama", "not as it is", "tools/mtmd/legacy-models begin with folders like this one; untested")
     else:
-        yield ("transformers", "with llava_kit installed", "install the package in this folder, then `AutoModelForImageTextToText`")
+        yield (
+            "transformers",
+            "with llava_kit installed",
+            "install the package in this folder, then `AutoModelForImageTextToText`",
+        )
         yield ("vLLM", *_vllm_plugin(assembly))
-        yield ("SGLang", "no", f"its model classes are its own: {obstacles[0] if obstacles else 'export with --to transformers'}")
+        yield (
+            "SGLang",
+            "no",
+            f"its model classes are its own: {obstacles[0] if obstacles else 'export with --to transformers'}",
+        )
         yield ("llama.cpp, Ollama", "no", "the converter knows none of this")
 
 
@@ -79,7 +87,7 @@ def usage_of(assembly: Assembly, kind: str, name: str) -> str:
     return _USE_PACKAGE.format(name=name)
 
 
-_USE_TRANSFORMERS = '''
+_USE_TRANSFORMERS = """
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -95,14 +103,14 @@ print(processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_to
 ```
 
 With vLLM: `vllm serve {name}`. With llava-kit: `llava-kit chat {name} --image picture.jpg`.
-'''
-_USE_ORIGINAL = '''
+"""
+_USE_ORIGINAL = """
 ```sh
 cd {name} && python -m llava.serve.cli --model-path . --image-file picture.jpg   # the original code
 llava-kit chat {name} --image picture.jpg                                        # llava-kit
 ```
-'''
-_USE_PACKAGE = '''
+"""
+_USE_PACKAGE = """
 ```sh
 pip install ./{name}
 ```
@@ -123,4 +131,4 @@ inputs = processor(text=prompt, images=["picture.jpg"])
 answer = model.generate(**inputs, max_new_tokens=256)
 print(processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
-'''
+"""

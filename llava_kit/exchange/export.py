@@ -67,16 +67,16 @@ def export_model(
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write a model for other programs: `source` is what `load_model` takes (`base`, `encoder`, `template` too), or an Assembly.
+    """Write a model for other programs: `source` is what `load_model` takes (`base`, `encoder`, `template`, too) or an Assembly.
 
     `to`: `transformers` (Llava or LlavaNext; where their classes cannot be this model, `package` instead), `original` (the
     repositories of LLaVA and LLaVA-NeXT), `package` (a folder that llava_kit reads, with a plugin for vLLM). `dtype` of the
     weights (default: the language model's). `lora`: `kept` writes the adapter of a LoRA checkpoint apart, as PEFT reads it,
-    beside the folder of its base. `verify` loads the result and compares. A folder that is no earlier export is left alone
+    inside the folder of its base. `verify` loads the result and compares. A folder that is no earlier export is left alone
     unless `force`; it appears whole or not at all.
 
-    Raises `LlavaKitError` for options that do not go together, `CheckpointError` when the model cannot be written so (with every
-    reason), when the disk is full, or when the result is not the model (the folder is there then, for a look).
+    Raises `LlavaKitError` for options that do not go together, `CheckpointError` when the model cannot be written so (with
+    every reason), when the disk is full, or when the result is not the model (the folder is there then, for a look).
     """
     max_bytes, target = _check_options(to, dtype, lora, max_shard_size), Path(folder).expanduser()
     origin_folder = None if isinstance(source, Assembly) else Path(source).expanduser()
@@ -84,7 +84,9 @@ def export_model(
     if isinstance(source, Assembly):
         assembly, adapter = source, None
         if lora == "kept":
-            raise LlavaKitError("lora: found 'kept' and a model in memory, whose adapter is merged; give the checkpoint's folder")
+            raise LlavaKitError(
+                "lora: found 'kept' and a model in memory, whose adapter is merged; give the checkpoint's folder"
+            )
     else:
         assembly, adapter = _load(source, lora, device, base=base, encoder=encoder, template=template)
     kind, reasons = _choose_format(assembly, to, origin_folder)
@@ -133,7 +135,7 @@ class _Job:
             self.pieces = list(package.pieces_of(assembly, dtype))
             remarks = package.remarks(assembly)
         self.engines = tuple(engines_of(assembly, kind, obstacles))
-        self.remarks = tuple([*self._about_tokens(), *remarks, *self._about_types()])
+        self.remarks = (*self._about_tokens(), *remarks, *self._about_types())
 
     def write(self, path: Path, max_bytes: int, progress: Progress | None) -> int:
         """Weights and configs; the bytes of the weights."""
@@ -234,8 +236,8 @@ def _check_space(target: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed + _SMALL_FILES:
         raise CheckpointError(
-            f"{target}: needs {told_size(needed)} for the weights, and there are {told_size(free)} free; free some space, choose "
-            "another disk, or a shorter type (--dtype bfloat16)"
+            f"{target}: needs {told_size(needed)} for the weights, and there are {told_size(free)} free; free some space, "
+            "choose another disk, or a shorter type (--dtype bfloat16)"
         )
 
 

@@ -26,8 +26,13 @@ from .transformers_writer import TOWERS, language_tensors, published_encoder, te
 
 TOWER_FOLDER = "vision_tower"
 
-# The originals delete the last layer of a SigLIP tower that they load and take what is then the last output, whatever the config
-# says (siglip_encoder.py). So the folder has one layer more than is looked at, a copy of the one before.
+_WHERE = (
+    f"the originals look for the tower at mm_vision_tower ({TOWER_FOLDER!r}) from where they are started: start them inside the "
+    "folder, or write its full path there"
+)
+
+# The originals delete the last layer of a SigLIP tower that they load and take what is then the last output, whatever the
+# config says (siglip_encoder.py). So the folder has one layer more than is looked at, a copy of the one before.
 _SIGLIP, _STAND_INS = "SiglipVisionModel", 1
 
 # The language model's model_type -> the originals' model_type and class.
@@ -47,15 +52,12 @@ def obstacles(assembly: Assembly) -> list[str]:
 
 def remarks(assembly: Assembly) -> list[str]:
     """What the reader of the folder must know."""
-    found = [
-        f"the originals look for the tower at mm_vision_tower ({TOWER_FOLDER!r}) from where they are started: start them inside "
-        "the folder, or write its full path there"
-    ]
+    found = [_WHERE]
     if published_encoder(assembly).architecture == _SIGLIP:
         found.append(
-            "SigLIP: the originals take every local folder for CLIP; for their code mm_vision_tower must be the tower's name on the "
-            "hub (their SigLIP class drops its last layer; the weights here take the place of the others). llava-kit reads the "
-            "folder as it is"
+            "SigLIP: the originals take every local folder for CLIP; for their code mm_vision_tower must be the tower's name on "
+            "the hub (their SigLIP class drops its last layer; the weights here take the place of the others). llava-kit reads "
+            "the folder as it is"
         )
     if assembly.tiler.options.rule == "transformers":
         found.append("AnyRes: the originals' row counts differ from ours (`rule: transformers`) for a few sizes in a million")

@@ -1,14 +1,13 @@
 """A model as a package: a folder that says how to build its parts again, for models that no other program's classes can be.
 
-It holds everything (weights, tokenizer, the parts by their configs), so it loads wherever llava_kit and the plugins of its parts
-are installed: by `llava_kit.load_model`, by transformers' Auto classes (`exchange.wrapper`), and, where vLLM has the language
+It holds everything (weights, tokenizer, the parts by their configs), so it loads wherever llava_kit and the plugins of its
+parts are installed: by `llava_kit.load_model`, by transformers' Auto classes (`exchange.wrapper`), and, where vLLM has the language
 model, by a plugin for vLLM (`exchange.vllm_plugin`).
 """
 
 from __future__ import annotations
 
 import json
-import keyword
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -48,7 +47,9 @@ def obstacles(assembly: Assembly) -> list[str]:
     """Every reason why the model cannot be a package that needs nothing else; empty when it can."""
     block = assembly.recipe_model
     if block is None:
-        return ["it was assembled from ready parts, so nothing says how to build it again; assemble it from a recipe's model block"]
+        return [
+            "it was assembled from ready parts, so nothing says how to build it again; assemble it from a recipe's model block"
+        ]
     found = []
     for part, encoder in zip(_encoder_parts(block), _encoders(assembly)):
         if "checkpoint" in part.options and encoder.published() is None and Path(str(part.options["checkpoint"])).exists():
@@ -91,7 +92,12 @@ def write_files(assembly: Assembly, folder: Path, name: str, dtype: torch.dtype)
     write_json(folder / DESCRIPTION, {"format": FORMAT, "model": block.model_dump(mode="json"), "plugins": plugins})
     vocabulary = vocabulary_of(assembly)
     published = assembly.model.language_model.published()
-    config = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": said, "image_token_index": vocabulary.image_id}
+    config = {
+        "architectures": [ARCHITECTURE],
+        "model_type": MODEL_TYPE,
+        "dtype": said,
+        "image_token_index": vocabulary.image_id,
+    }
     config |= {"image_seq_length": assembly.side.area, "eos_token_id": end_tokens(assembly)}
     if published is not None:
         text = plain_config(published)
@@ -151,7 +157,9 @@ def build_vision(folder: str | Path, text_width: int) -> Vision:
 def _read_block(folder: Path) -> Model:
     found = read_json(folder / DESCRIPTION)
     if found.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / DESCRIPTION}: found format {found.get('format')!r}, expected {FORMAT}; update llava_kit")
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: found format {found.get('format')!r}, expected {FORMAT}; update llava_kit"
+        )
     return Model.model_validate(_resolved(found["model"], str(folder.absolute())))
 
 
@@ -238,7 +246,7 @@ def _write_module(folder: Path, name: str) -> None:
     """`pyproject.toml` and a module of a few lines: installing it makes the model known to transformers and vLLM."""
     slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
     module = f"llava_kit_model_{slug}"
-    assert module.isidentifier() and not keyword.iskeyword(module)
+    assert module.isidentifier()
     project = _PYPROJECT.format(distribution=module.replace("_", "-"), module=module, version=__version__)
     (folder / "pyproject.toml").write_text(project, encoding="utf-8")
     (folder / module).mkdir()
@@ -251,7 +259,9 @@ def _encoder_parts(block: Model) -> tuple[Part, ...]:
 
 def _encoders(assembly: Assembly) -> list[Encoder]:
     encoder = assembly.model.encoder
-    return [one for one in encoder.encoders if isinstance(one, Encoder)] if isinstance(encoder, SideBySideEncoder) else [encoder]
+    return (
+        [one for one in encoder.encoders if isinstance(one, Encoder)] if isinstance(encoder, SideBySideEncoder) else [encoder]
+    )
 
 
 def _parts(block: Model) -> list[tuple[str, Part]]:
@@ -265,7 +275,7 @@ def _resolved(value: Any, folder: str) -> Any:
     return folder if value == HERE else value
 
 
-_PYPROJECT = '''[build-system]
+_PYPROJECT = """[build-system]
 requires = ["setuptools>=77"]
 build-backend = "setuptools.build_meta"
 
@@ -281,8 +291,8 @@ dependencies = ["llava-kit>={version}"]
 
 [tool.setuptools]
 packages = ["{module}"]
-'''
-_MODULE = '''"""Importing this makes models of type `llava_kit` known to transformers; vLLM calls `register_in_vllm` by itself."""
+"""
+_MODULE = '''"""Importing this makes models of type `llava_kit` known to transformers; vLLM calls `register_in_vllm`."""
 
 from llava_kit.exchange.wrapper import register
 

@@ -55,7 +55,8 @@ _NOT_OURS |= {"problem_type", "id2label", "label2id", "name_or_path", "use_cache
 
 def obstacles(assembly: Assembly) -> list[str]:
     """Every reason why transformers' LLaVA classes cannot be this model; empty when they can."""
-    return [*_encoder_obstacles(assembly), *_connector_obstacles(assembly), *_language_obstacles(assembly), *_tiling(assembly)]
+    found = [*_encoder_obstacles(assembly), *_connector_obstacles(assembly)]
+    return [*found, *_language_obstacles(assembly), *_tiling(assembly)]
 
 
 def remarks(assembly: Assembly) -> list[str]:

@@ -1,8 +1,8 @@
 """The exported folder, loaded in plain transformers and compared with the model it was made of.
 
-Both sides are given the same token ids, with our pictures' rows spread out as image tokens, and the same pixels: what differs is
-the weights, or what the classes do with them. Whether transformers' own processor makes the same ids and pixels of a question is
-told apart: a template that tokenises in chunks, or another resampling, may rightly differ. S positions.
+Both sides are given the same token ids, with our pictures' rows spread out as image tokens, and the same pixels: what differs
+is the weights, or what the classes do with them. Whether transformers' own processor makes the same ids and pixels of a question
+is told apart: a template that tokenises in chunks, or another resampling, may rightly differ. S positions.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from .. import __version__
 from ..assemble.parts import Assembly
 from ..core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
+from ..core.tiles import TileGrid
 from ..data.collate import collate
 from ..data.example import Example, ExampleMaker
 from ..errors import CheckpointError, SampleError, first_line, shorten
@@ -212,9 +213,7 @@ def _picture(size: tuple[int, int], seed: int) -> ImagePixels:
     return ImagePixels(lambda: pixels, size)
 
 
-def _compare(
-    assembly: Assembly, maker: ExampleMaker, theirs: Any, processor: Any, name: str, new_tokens: int
-) -> CaseResult:
+def _compare(assembly: Assembly, maker: ExampleMaker, theirs: Any, processor: Any, name: str, new_tokens: int) -> CaseResult:
     sample = _sample(name)
     example = maker.make(sample, reply=True)
     ours, tokens = _ask_ours(assembly, example, new_tokens)
@@ -268,7 +267,7 @@ def _inputs(assembly: Assembly, example: Example, theirs: Any) -> dict[str, Tens
             parts = pixels.split(counts)
             padded = [torch.nn.functional.pad(part, (0,) * 7 + (max(counts) - len(part),)) for part in parts]
             pixels = torch.stack(padded)
-            sizes = [(grid.size[1], grid.size[0]) for grid in seating.grids]
+            sizes = [(grid.size[1], grid.size[0]) for grid in seating.grids if isinstance(grid, TileGrid)]
             inputs["image_sizes"] = torch.tensor(sizes, device=device)
         inputs["pixel_values"] = pixels
     return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
@@ -276,9 +275,7 @@ def _inputs(assembly: Assembly, example: Example, theirs: Any) -> dict[str, Tens
 
 def _greedy(theirs: Any, inputs: dict[str, Tensor], new_tokens: int, vocab: int) -> list[int]:
     """transformers' own greedy generation, going on after an end as ours does."""
-    found = theirs.generate(
-        **inputs, do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, eos_token_id=None
-    )
+    found = theirs.generate(**inputs, do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, eos_token_id=None)
     return found[0, inputs["input_ids"].shape[1] :].tolist()
 
 

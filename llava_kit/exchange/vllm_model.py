@@ -73,7 +73,9 @@ class _Processor(BaseMultiModalProcessor[_Info]):
             "num_tiles": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
         }
 
-    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any) -> Sequence[Any]:
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
         token = self.info.get_hf_config().image_token_index
 
         def replacement(index: int) -> list[int]:

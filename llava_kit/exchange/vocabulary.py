@@ -44,11 +44,13 @@ def with_image_token(tokenizer: Any, rows: int) -> Vocabulary:
         _add(extended, PAD_TOKEN, rows)
         extended.pad_token = PAD_TOKEN
     extended.padding_side = "left"  # generation goes on at the right end of each prompt
+    pad_id = extended.pad_token_id
+    assert isinstance(pad_id, int)
     needed = max(extended.get_vocab().values()) + 1
     return Vocabulary(
         tokenizer=extended,
         image_id=extended.convert_tokens_to_ids(IMAGE_TOKEN),
-        pad_id=extended.pad_token_id,
+        pad_id=pad_id,
         rows=rows if needed <= rows else needed + -needed % MULTIPLE,
         added=tuple(token for token in (IMAGE_TOKEN, PAD_TOKEN) if token in extended.get_vocab() and token not in before),
     )
@@ -74,7 +76,7 @@ def _add(tokenizer: Any, token: str, rows: int) -> None:
     if found != [number] or taken:
         also = f", which is the id of {taken[0]!r}" if taken else ""
         raise CheckpointError(
-            f"tokenizer {type(tokenizer).__name__}: cannot be extended by {token!r}: found the ids {found} for it{also}; expected "
-            f"one new id (it has {len(known)} tokens, the embedding {rows} rows); add the token to the tokenizer yourself, or "
-            "export with --to original, whose tokenizers have no image token"
+            f"tokenizer {type(tokenizer).__name__}: cannot be extended by {token!r}: found the ids {found} for it{also}; "
+            f"expected one new id (it has {len(known)} tokens, the embedding {rows} rows); add the token to the tokenizer "
+            "yourself, or export with --to original, whose tokenizers have no image token"
         )

@@ -138,7 +138,9 @@ class LlavaKitProcessor(ProcessorMixin):
     def _ids(self, text: str, counts: Sequence[int]) -> Tensor:
         pieces = text.split(self.image_token)
         if len(pieces) - 1 != len(counts):
-            raise LlavaKitError(f"text: found {len(pieces) - 1} places for pictures ({self.image_token}) and {len(counts)} pictures")
+            raise LlavaKitError(
+                f"text: found {len(pieces) - 1} places for pictures ({self.image_token}) and {len(counts)} pictures"
+            )
         joined = pieces[0] + "".join(self.image_token * n + piece for n, piece in zip(counts, pieces[1:]))
         start = self.tokenizer.bos_token
         ids = self.tokenizer(joined, add_special_tokens=not (start and text.startswith(start)))["input_ids"]
@@ -158,11 +160,11 @@ class LlavaKitForConditionalGeneration(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> LlavaKitForConditionalGeneration:  # type: ignore[override]
-        """The model of a package's folder. `dtype` is honoured where the parts have a choice; `device_map` may name one device."""
+        """The model of a package's folder. `dtype` counts where the parts have a choice; `device_map` may name one device."""
         config = kwargs.get("config") or LlavaKitConfig.from_pretrained(folder)
         dtype = kwargs.get("dtype")
         said = None if dtype in (None, "auto") else str(dtype).removeprefix("torch.")
-        device = kwargs.get("device_map")
+        device: Any = kwargs.get("device_map")
         if isinstance(device, dict) and set(device) == {""}:
             device = device[""]
         return cls(config, load_package(folder, device=device if device not in ("auto", None) else None, dtype=said)).eval()
