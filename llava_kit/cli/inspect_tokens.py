@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a file or a name; or none, with the next three options")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe")
     parser.add_argument("--template", metavar="NAME", help="a conversation template, as in a recipe")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the template, as in a recipe: mask=original"
+    )
     parser.add_argument("--tokenizer", metavar="FOLDER", help="a folder with a tokenizer")
     parser.add_argument("--data", metavar="FILE", help="conversations: LLaVA's JSON, JSON lines, or OpenAI-style messages")
     parser.add_argument("--stage", metavar="NAME", help="of the recipe; default: the first")
@@ -59,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     alone = {name: getattr(arguments, name) for name in ("template", "tokenizer", "data")}
     if arguments.recipe is not None:
-        if given := [name for name, value in alone.items() if value is not None]:
+        if given := [name for name, value in {**alone, "option": arguments.option or None}.items() if value is not None]:
             raise LlavaKitError(f"found a recipe and --{given[0]}; expected one or the other")
         template, tokenizer, looks = _with_recipe(arguments)
     elif all(value is not None for value in alone.values()):
@@ -82,9 +85,7 @@ def _with_recipe(arguments: argparse.Namespace) -> tuple[ConversationTemplate, A
     maker = opened.maker
 
     def lengths(sample: Sample) -> tuple[list[int], list[str]]:
-        from ..image.reader import picture_size
-
-        grids = [maker.tiler.plan(picture_size(image)) for image in sample.images]
+        grids = [one.grid for one in maker.shown(sample)]
         rows = [count_rows(grid, maker.side) for grid in grids]
         notes = [
             f"[picture {number + 1}: {count} rows of {grid.num_tiles} tile{'s' if grid.num_tiles > 1 else ''}]"
@@ -100,9 +101,10 @@ def _with_recipe(arguments: argparse.Namespace) -> tuple[ConversationTemplate, A
 def _without_recipe(arguments: argparse.Namespace) -> tuple[ConversationTemplate, Any, Iterator[_Look]]:
     from ..assemble.parts import build
 
-    template = build("template", arguments.template)
+    chosen = build("template", arguments.template, **_options(arguments.option))
     source = build("source", "llava_json", path=arguments.data)
     tokenizer = load_tokenizer(arguments.tokenizer)
+    template = chosen.for_tokenizer(tokenizer)
 
     def lengths(sample: Sample) -> tuple[list[int], list[str]]:
         return [1] * len(sample.images), [f"[picture {number + 1}]" for number in range(len(sample.images))]
@@ -111,6 +113,19 @@ def _without_recipe(arguments: argparse.Namespace) -> tuple[ConversationTemplate
     indices = range(shown) if arguments.index is None else arguments.index
     looks = _looks(source, indices, template, tokenizer, lengths, arguments.max_length, arguments.too_long)
     return template, tokenizer, looks
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value`, the value as it stands: only a template that wants something else than text reads more into it."""
+    from ..errors import LlavaKitError
+
+    options = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        options[key] = value
+        if not key or not sign:
+            raise LlavaKitError(f"--option {word!r}: expected KEY=VALUE, for example mask=original")
+    return options
 
 
 def load_tokenizer(folder: str) -> Any:

@@ -46,8 +46,8 @@ def check_template(
     - Its chat template, if it has one, says the same.
 
     `wide`: it is meant to learn more than the answers (an original's mask), so what else is learnt is not looked at. A template
-    that depends on its tokenizer is given as what `for_tokenizer` gives, with that tokenizer alone; its chat template, not made
-    by it, is not looked at (`own_chat_template=False`).
+    that depends on its tokenizer is given as what `for_tokenizer` gives, with that tokenizer alone. `own_chat_template=False`
+    does not look at the chat template: one that came from elsewhere may take pictures in another form.
     """
     assert pickle.loads(pickle.dumps(template)).stop == template.stop, "the template changes when it is pickled"
     known = tokenizer_variants() if tokenizers is None else tokenizers

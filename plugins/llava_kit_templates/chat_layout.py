@@ -211,7 +211,10 @@ def fill(pieces: Sequence[Piece], parts: Sequence[str], pictures: set[int], writ
         if piece.number is None:
             at += len(piece.text)
             continue
-        after = pieces[place + 1].text if place + 1 < len(pieces) else ""
+        after = ""
+        if place + 1 < len(pieces):
+            follower = pieces[place + 1]
+            after = parts[follower.number] if follower.number in pictures else follower.text
         said = parts[piece.number]
         for text in [said] if piece.number in pictures else _trimmed(said):
             if written.startswith(text + after, at):
@@ -228,9 +231,8 @@ def _join(pieces: Sequence[Piece], texts: dict[int, str]) -> str:
 
 
 def _trimmed(text: str) -> list[str]:
-    """A text as it is, and as templates trim it."""
-    lines = [text.strip("\n"), text.lstrip("\n"), text.rstrip("\n")]
-    return [text, text.strip(), text.lstrip(), text.rstrip(), *lines]
+    """A text as it is, and as templates trim it; what is taken away least comes first."""
+    return [text, *(trim(space) for space in ("\n", None) for trim in (text.lstrip, text.rstrip, text.strip))]
 
 
 def _show(text: str) -> str:

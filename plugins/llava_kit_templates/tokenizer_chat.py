@@ -155,7 +155,7 @@ def take_apart(text: str, tokenizer: Any, *, with_system: bool) -> Reader:
     """
     variables = _variables(tokenizer)
     probe = Shape(with_system, PROBE.turns)
-    said = ["Be brief.", "picture", "What is it?", "A cat.", "Why?", "So."]
+    said = ["Be brief.", PLACEHOLDER, 'What\'s "it"?\n<b>', "A cat.\n - é", "Why?", "So."]
     calls = [
         {**variables, "messages": messages_of(mode, probe, said), "add_generation_prompt": reply}
         for mode in MODES
@@ -174,11 +174,12 @@ def take_apart(text: str, tokenizer: Any, *, with_system: bool) -> Reader:
             written = stand_ins(reader, probe, False)
             could_read = True
             reader = reader._replace(end=_last_words(reader, written))
-            layout(reader, probe, False)
+            as_written = [said[0], PLACEHOLDER if mode == "text" else reader.picture, *said[2:]]
+            fill(layout(reader, probe, False), as_written, {1}, write(reader, probe, as_written, False))
             return reader
-        except NoLayout as error:
+        except (NoLayout, SampleError) as error:
             # Of several reasons, that of a way in which the template takes contents at all.
-            told = told if told[1] else (str(error), could_read)
+            told = told if told[1] else (error.message if isinstance(error, SampleError) else str(error), could_read)
     raise NoLayout(told[0])
 
 

@@ -97,6 +97,37 @@ def test_another_template_and_tokenizer(folder, capsys):
     assert first["stop"] == ["<|im_end|>"]
 
 
+def test_options_of_the_template(folder, capsys):
+    tokenizer = sentencepiece_tokenizer(specials=CHATML)
+
+    def learnt(*words: str, template: str) -> str:
+        (entry,) = looked_at(folder, capsys, "--index", "0", *words, template=template)
+        labels = [label for label in entry["labels"] if label != -100]
+        return tokenizer.decode(labels, skip_special_tokens=False)
+
+    assert learnt(template="v0").count("###") == 2
+    wide = learnt("--option", "mask=original", template="v0")
+    assert wide.count("###") == 5
+    assert "### Assistant: A cat." in wide
+    (chunks,) = looked_at(folder, capsys, "--index", "0")
+    (whole,) = looked_at(folder, capsys, "--index", "0", "--option", "tokenisation=whole")
+    assert whole["prompt"] == chunks["prompt"]
+    (tagged,) = looked_at(folder, capsys, "--index", "0", "--option", "wrap_pictures=true", template="v1_mmtag")
+    assert "<Image><image></Image>" in tagged["prompt"]
+
+
+def test_the_tokenizers_own_template(folder, capsys):
+    text = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    text += "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    words = ["--index", "0", "--option", f"template={text}"]
+    (entry,) = looked_at(folder, capsys, *words, template="tokenizer_chat")
+    assert entry["prompt"].startswith("<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\nA cat.")
+    assert entry["stop"] == ["<|im_end|>", "</s>"]
+    code, output = inspect(folder, capsys, *words, template="tokenizer_chat")
+    assert code == 0
+    assert output.out.count("<|im_end|>⟧") == 2
+
+
 def test_for_people(folder, capsys):
     code, output = inspect(folder, capsys, "--index", "0", "1", "3")
     assert code == 0
@@ -117,6 +148,9 @@ def test_for_people(folder, capsys):
         (["--template", "v1", "--tokenizer", "{legacy}", "--data", "nowhere.json"], "No such file", 3),
         (["--template", "v1", "--tokenizer", "{legacy}", "--data", "{data}", "--index", "9"], "samples 0 to 4", 3),
         (["--template", "v1", "--tokenizer", "{empty}", "--data", "{data}"], "cannot be read", 2),
+        (["--template", "v1", "--tokenizer", "{legacy}", "--data", "{data}", "--option", "mask"], "expected KEY=VALUE", 2),
+        (["--template", "v1", "--tokenizer", "{legacy}", "--data", "{data}", "--option", "mask=original"], "unknown key", 2),
+        (["--template", "tokenizer_chat", "--tokenizer", "{legacy}", "--data", "{data}"], "has no chat template", 2),
     ],
 )
 def test_mistakes(folder, capsys, words, told, code):

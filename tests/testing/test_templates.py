@@ -83,6 +83,23 @@ def test_a_broken_promise_is_told(fault, told):
         check_template(Broken(fault), tokenizers={})
 
 
+class Twofold(Broken):
+    def chat_template(self):
+        return FORMATS["llava_v1"].chat_template()
+
+
+def test_a_chat_template_that_says_something_else_is_told():
+    with pytest.raises(AssertionError, match="the chat template writes .A chat between a curious human"):
+        check_template(Twofold("none"), tokenizers={})
+    check_template(Twofold("none"), tokenizers={}, own_chat_template=False)
+
+
+def test_a_wide_mask_must_hold_the_answers():
+    check_template(Broken("learns questions"), tokenizers={}, wide=True)
+    with pytest.raises(AssertionError, match="is not learnt"):
+        check_template(Broken("learns nothing"), tokenizers={}, wide=True)
+
+
 def test_empty_answers_must_be_refused():
     class Lax(Broken):
         def render(self, conversation, *, reply=False):
