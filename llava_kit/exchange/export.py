@@ -67,7 +67,7 @@ def export_model(
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write a model for other programs: `source` is what `load_model` takes (`base`, `encoder`, `template`, too) or an Assembly.
+    """Write a model for others: `source` is what `load_model` takes (and `base`, `encoder`, `template`), or an Assembly.
 
     `to`: `transformers` (Llava or LlavaNext; where their classes cannot be this model, `package` instead), `original` (the
     repositories of LLaVA and LLaVA-NeXT), `package` (a folder that llava_kit reads, with a plugin for vLLM). `dtype` of the

@@ -27,8 +27,8 @@ from .transformers_writer import TOWERS, language_tensors, published_encoder, te
 TOWER_FOLDER = "vision_tower"
 
 _WHERE = (
-    f"the originals look for the tower at mm_vision_tower ({TOWER_FOLDER!r}) from where they are started: start them inside the "
-    "folder, or write its full path there"
+    f"the originals look for the tower at mm_vision_tower ({TOWER_FOLDER!r}) from where they are started: start them inside "
+    "the folder, or write its full path there"
 )
 
 # The originals delete the last layer of a SigLIP tower that they load and take what is then the last output, whatever the
@@ -55,8 +55,8 @@ def remarks(assembly: Assembly) -> list[str]:
     found = [_WHERE]
     if published_encoder(assembly).architecture == _SIGLIP:
         found.append(
-            "SigLIP: the originals take every local folder for CLIP; for their code mm_vision_tower must be the tower's name on "
-            "the hub (their SigLIP class drops its last layer; the weights here take the place of the others). llava-kit reads "
+            "SigLIP: the originals take every local folder for CLIP; for their code mm_vision_tower must be the tower's name "
+            "on the hub (their SigLIP class drops its last layer; the weights here take the place of the others). llava-kit reads "
             "the folder as it is"
         )
     if assembly.tiler.options.rule == "transformers":

@@ -1,8 +1,8 @@
 """A model as a package: a folder that says how to build its parts again, for models that no other program's classes can be.
 
 It holds everything (weights, tokenizer, the parts by their configs), so it loads wherever llava_kit and the plugins of its
-parts are installed: by `llava_kit.load_model`, by transformers' Auto classes (`exchange.wrapper`), and, where vLLM has the language
-model, by a plugin for vLLM (`exchange.vllm_plugin`).
+parts are installed: by `llava_kit.load_model`, by transformers' Auto classes (`exchange.wrapper`), and, where vLLM has the
+language model, by a plugin for vLLM (`exchange.vllm_plugin`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def obstacles(assembly: Assembly) -> list[str]:
     for part, encoder in zip(_encoder_parts(block), _encoders(assembly)):
         if "checkpoint" in part.options and encoder.published() is None and Path(str(part.options["checkpoint"])).exists():
             found.append(
-                f"encoder {part.type}: is set up in a way that transformers has no words for (another image_size), so its config "
-                "cannot be written; train it at its own size"
+                f"encoder {part.type}: is set up in a way that transformers has no words for (another image_size), so its "
+                "config cannot be written; train it at its own size"
             )
     if "checkpoint" in block.language_model.options and assembly.model.language_model.published() is None:
         found.append(f"language model {block.language_model.type}: transformers has no words for its config")

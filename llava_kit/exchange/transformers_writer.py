@@ -73,8 +73,8 @@ def remarks(assembly: Assembly) -> list[str]:
         found.append("clips: transformers' LLaVA classes take pictures alone")
     if assembly.template.tokenisation == "chunks":
         found.append(
-            "token ids: transformers tokenises the prompt whole, this model's template each stretch between pictures on its own; "
-            "tokenizers that put a space before each text (Llama's) give another id or two around a picture"
+            "token ids: transformers tokenises the prompt whole, this model's template each stretch between pictures on its "
+            "own; tokenizers that put a space before each text (Llama's) give another id or two around a picture"
         )
     return found
 

@@ -1,8 +1,8 @@
 """The exported folder, loaded in plain transformers and compared with the model it was made of.
 
 Both sides are given the same token ids, with our pictures' rows spread out as image tokens, and the same pixels: what differs
-is the weights, or what the classes do with them. Whether transformers' own processor makes the same ids and pixels of a question
-is told apart: a template that tokenises in chunks, or another resampling, may rightly differ. S positions.
+is the weights, or what the classes do with them. Whether transformers' own processor makes the same ids and pixels of a
+question is told apart: a template that tokenises in chunks, or another resampling, may rightly differ. S positions.
 """
 
 from __future__ import annotations
