@@ -159,7 +159,7 @@ def assemble(
         torch.manual_seed(seed)
     if block is not None:
         wanted = weights if isinstance(weights, Mapping) else dict.fromkeys(("encoder", "language_model"), weights)
-        encoder = _build_encoder(block, wanted.get("encoder", True))
+        encoder = build_encoder(block, wanted.get("encoder", True))
         language_model = build_part("language_model", block.language_model, weights=wanted.get("language_model", True))
         connector, tiling, splicer = block.connector, block.tiling, block.splicer
         template = build_part("template", block.template)
@@ -194,7 +194,8 @@ def _model_block(recipe: Recipe | Model | Mapping[str, Any]) -> Model:
         raise RecipeError(f"assemble: this is no model block: {error}") from error
 
 
-def _build_encoder(block: Model, weights: bool) -> Encoder:
+def build_encoder(block: Model, weights: bool) -> Encoder:
+    """The encoder of a model block: one, or several side by side."""
     if isinstance(block.encoder, Part):
         return build_part("encoder", block.encoder, weights=weights)
     return SideBySideEncoder([build_part("encoder", part, weights=weights) for part in block.encoder])

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, LlavaKitError
 from ..model.vlm import VisionLanguageModel
 from ..recipe.load import recipe_to_yaml
 from ..recipe.schema import COMPONENTS, Model, Part, Recipe
-from ..registry.manager import plugins_in_use
+from ..registry.manager import default_registry, plugins_in_use
 from .files import verify_folder, write_folder
-from .parts import Assembly, assemble
+from .parts import Assembly, assemble, build_encoder, build_part
 
 FORMAT = 1
 MODEL_FILE = "model.json"
+TOKENIZER = "tokenizer"
 
 
 def save_model(
@@ -35,7 +36,8 @@ def save_model(
 ) -> None:
     """Write the named components (those that no longer are what their plugin would build) and how to build the rest.
 
-    The folder appears whole or not at all. The connector is always written: it has no other home.
+    The folder appears whole or not at all. The connector is always written: it has no other home. With the language model goes
+    its tokenizer, so that nothing but the folder is needed again.
     """
     if assembly.recipe_model is None:
         raise LlavaKitError(
@@ -55,6 +57,8 @@ def save_model(
     def write(path: Path) -> None:
         for name in names:
             save_file(component_tensors(assembly.model, name), path / f"{name}.safetensors", metadata={"format": "pt"})
+        if "language_model" in names and _takes_tokenizer(assembly.recipe_model):
+            assembly.tokenizer.save_pretrained(path / TOKENIZER)
         (path / MODEL_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if recipe is not None:
             (path / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
@@ -65,8 +69,8 @@ def save_model(
 def load_model(source: str | Path, *, device: str | torch.device | None = None, dtype: str | None = None) -> Assembly:
     """The model in a folder: a model folder, a stage's folder, or a run's folder (its last finished stage).
 
-    Components whose weights lie in the folder are built without any and filled, so that one copy is in memory; `dtype`
-    (default: as the recipe says) is that of encoder and language model.
+    Components whose weights lie in the folder are made without any and filled tensor by tensor, so that one copy is in memory;
+    `dtype` (default: as the recipe says) is that of all components.
 
     Raises `CheckpointError` naming the file or tensor when something is missing, damaged or of another shape.
     """
@@ -75,15 +79,67 @@ def load_model(source: str | Path, *, device: str | torch.device | None = None, 
     description = _read_description(folder)
     block = Model.model_validate(description["model"])
     _compare_plugins(folder, description["plugins"], plugins_in_use(_parts(block)))
-    stored = description["components"]
-    weights = {name: name not in stored for name in ("encoder", "language_model")}
-    assembly = assemble(block, weights=weights, seed=description["seed"])
-    for name in stored:
-        load_component(assembly.model, name, folder / f"{name}.safetensors")
-    if device is not None:
-        assembly.model.to(device)
+    if (folder / TOKENIZER).is_dir():
+        block = _changed(block, "language_model", {"tokenizer": str(folder / TOKENIZER)})
+    if dtype is not None:
+        for name in ("encoder", "language_model"):
+            block = _changed(block, name, {"dtype": dtype})
+    assembly = _build(block, description, folder)
+    if dtype is not None:
+        for parameter in assembly.model.parameters():  # buffers keep theirs: rotary frequencies are always float32
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    assembly.model.to(device)
     assembly.model.eval()
     return assembly
+
+
+def _build(block: Model, description: Mapping[str, Any], folder: Path) -> Assembly:
+    """The model, its stored components filled from the folder, the others from where their plugins have them."""
+    with torch.device("meta"):
+        assembly = assemble(block, weights=False, seed=description["seed"])
+    model = assembly.model
+    # Encoder and language model have an option for their type; the connector's is that in which it was saved.
+    kept = _stored_type(folder / "connector.safetensors")
+    model.connector.to(kept)
+    if model.newline is not None:
+        model.newline = nn.Parameter(model.newline.to(kept))
+    for name in COMPONENTS:
+        if name in description["components"]:
+            load_component(model, name, folder / f"{name}.safetensors")
+            if _is_whole(getattr(model, name)):
+                continue
+            # Something that no file holds was computed on the meta device: made again, with memory of its own.
+            setattr(model, name, _component(block, name, model, weights=False))
+            load_component(model, name, folder / f"{name}.safetensors")
+        else:
+            setattr(model, name, _component(block, name, model, weights=True))
+    return assembly
+
+
+def _component(block: Model, name: str, model: VisionLanguageModel, *, weights: bool) -> Any:
+    if name == "encoder":
+        return build_encoder(block, weights)
+    if name == "language_model":
+        return build_part("language_model", block.language_model, weights=weights)
+    spec = model.encoder.spec
+    return build_part(
+        "connector", block.connector, vision_width=spec.width, text_width=model.language_model.width, grid=spec.grid
+    )
+
+
+def _is_whole(part: nn.Module) -> bool:
+    return not any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers()))
+
+
+def _changed(block: Model, component: str, values: Mapping[str, Any]) -> Model:
+    """The block with other options of a component, as far as its plugin has such options."""
+    found = getattr(block, component)
+    changed = []
+    for part in found if isinstance(found, tuple) else (found,):
+        known = default_registry().get(component, part.type).options
+        fitting = {key: value for key, value in values.items() if known is not None and key in known.model_fields}
+        changed.append(Part.model_validate({"type": part.type, **part.options, **fitting}))
+    return block.model_copy(update={component: tuple(changed) if isinstance(found, tuple) else changed[0]})
 
 
 def component_tensors(model: VisionLanguageModel, component: str) -> dict[str, Tensor]:
@@ -115,20 +171,65 @@ def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
 
 
 def load_component(model: VisionLanguageModel, component: str, file: Path) -> None:
-    """Fill a component from its file. Every tensor must be there, in its shape, and no other."""
+    """Fill a component from its file, in the types it was made with. Every tensor must be there, in its shape, and no other.
+
+    Tensors are put in the place of those that were there, so the component may have been made on the meta device.
+    """
+    part = getattr(model, component)
+    places = _places(part)
+    expected = {names[0]: part.state_dict(keep_vars=True)[names[0]] for names in places}
+    if component == "connector" and model.newline is not None:
+        expected["newline"] = model.newline
     try:
-        found = load_file(file)
+        with safe_open(file, framework="pt") as handle:
+            names = list(handle.keys())
+            found = {name: torch.empty(handle.get_slice(name).get_shape(), device="meta") for name in names}
+        if wrong := misfits(found, expected):
+            raise CheckpointError(f"{file} does not fit the {component} of this model:\n  " + "\n  ".join(wrong))
+        for stored, *tied in places:
+            tensor = _read(file, stored, expected[stored])
+            for name in (stored, *tied):
+                _put(part, name, tensor)
+        if "newline" in expected:
+            model.newline = _read(file, "newline", expected["newline"])
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
-    expected = component_tensors(model, component)
-    wrong = misfits(found, expected)
-    if wrong:
-        raise CheckpointError(f"{file} does not fit the {component} of this model:\n  " + "\n  ".join(wrong))
-    with torch.no_grad():
-        if component == "connector" and model.newline is not None:
-            model.newline.copy_(found.pop("newline"))
-        # strict=False: the second name of a tied tensor is rightly absent; everything else was checked above.
-        getattr(model, component).load_state_dict(found, strict=False)
+
+
+def _stored_type(file: Path) -> torch.dtype:
+    """The type of the first tensor in a file; float32 where there is none."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return next((handle.get_tensor(name).dtype for name in handle.keys()), torch.float32)  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
+
+
+def _places(part: nn.Module) -> list[list[str]]:
+    """The names of the component's tensors; those that are one and the same together, the first being the stored one."""
+    places: dict[Any, list[str]] = {}
+    for name, tensor in part.state_dict(keep_vars=True).items():
+        # On the meta device all addresses are 0, and an empty tensor has none.
+        key = (tensor.data_ptr(), tensor.numel()) if not tensor.is_meta and tensor.numel() else id(tensor)
+        places.setdefault(key, []).append(name)
+    return list(places.values())
+
+
+def _read(file: Path, name: str, like: Tensor) -> Any:
+    """A tensor of the file in the type, on the device, and as much a parameter, as `like`.
+
+    A copy: what safetensors gives is the file itself, which may be written over while the model is in use. And the file is
+    opened for each tensor, since what was read of it stays in memory as long as it is open.
+    """
+    with safe_open(file, framework="pt") as handle:
+        tensor = handle.get_tensor(name).to("cpu" if like.is_meta else like.device, like.dtype, copy=True)
+    return nn.Parameter(tensor, like.requires_grad) if isinstance(like, nn.Parameter) else tensor
+
+
+def _put(part: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, last = name.rpartition(".")
+    owner = part.get_submodule(path)
+    (owner._parameters if last in owner._parameters else owner._buffers)[last] = tensor  # type: ignore[index]
 
 
 def holds_own_model(folder: Path) -> bool:
@@ -162,6 +263,13 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if description.get("format") != FORMAT:
         raise CheckpointError(f"{path}: found format {description.get('format')!r}, expected {FORMAT}; update llava_kit")
     return description
+
+
+def _takes_tokenizer(block: Model | None) -> bool:
+    """Whether the language model reads its tokenizer from a place that an option names."""
+    assert block is not None
+    options = default_registry().get("language_model", block.language_model.type).options
+    return options is not None and "tokenizer" in options.model_fields
 
 
 def _parts(block: Model) -> list[tuple[str, Part]]:

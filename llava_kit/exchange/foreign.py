@@ -6,6 +6,7 @@ model of it and streams the weights in, one tensor at a time, so that no more th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,8 +94,7 @@ def build(foreign: Foreign, *, device: str | torch.device | None = None) -> Asse
         for component in COMPONENTS
         for problem in misfits(foreign.tensors[component], component, places[component], model)
     ]
-    if (model.newline is None) != (foreign.newline is None):
-        wrong.append("missing tensor 'image_newline'" if foreign.newline is None else "tensor 'image_newline' has no place")
+    wrong += _wrong_newline(foreign, model.newline)
     if wrong:
         raise CheckpointError(f"{foreign.folder}: the weights do not fit the config: {shorten(sorted(wrong))}")
     _check_vocabulary(assembly, foreign)
@@ -103,11 +103,9 @@ def build(foreign: Foreign, *, device: str | torch.device | None = None) -> Asse
         part = getattr(model, component)
         dtype = dtype_of(foreign.block, component)
         for own, canonical in places[component].items():
-            assign(part, own, foreign.tensors[component].read(canonical).to(target, dtype))
+            assign(part, own, _copy(foreign.tensors[component], canonical, target, dtype))
     if foreign.newline is not None:
-        tensors, name = foreign.newline
-        value = tensors.read(name).to(target, dtype_of(foreign.block, "connector"))
-        model.newline = nn.Parameter(value.reshape(-1))
+        model.newline = nn.Parameter(_copy(*foreign.newline, target, dtype_of(foreign.block, "connector")).reshape(-1))
     model.to(target)  # what was computed rather than read: rotary frequencies
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not left, f"never filled: {left}"
@@ -174,6 +172,21 @@ def misfits(tensors: Tensors, component: str, places: Mapping[str, str], model: 
         elif tuple(shape) != wanted[name]:
             wrong.append(f"{said}tensor {name!r}: found shape {tuple(shape)}, expected {wanted[name]}")
     return wrong
+
+
+def _wrong_newline(foreign: Foreign, newline: Tensor | None) -> list[str]:
+    found = None if foreign.newline is None else tuple(foreign.newline[0].shapes()[foreign.newline[1]])
+    if newline is None:
+        return [] if found is None else [f"tensor 'image_newline' of shape {found} has no place in this model"]
+    wanted = tuple(newline.shape)
+    if found is None:
+        return [f"missing tensor 'image_newline' of shape {wanted}"]
+    return [] if math.prod(found) == wanted[0] else [f"tensor 'image_newline': found shape {found}, expected {wanted}"]
+
+
+def _copy(tensors: Tensors, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy: what safetensors gives is the file itself, which may be written over while the model is in use."""
+    return tensors.read(name).to(device, dtype, copy=True)
 
 
 def _is_tied_head(model: nn.Module, component: str, name: str) -> bool:
