@@ -251,3 +251,8 @@ def test_marks_around_pictures_and_another_end_of_answers():
     assert pieces[-1] == Segment("<|endoftext|>", trainable=True, special=True)
     assert build("template", "mistral_instruct", around_picture=marks).around_picture == marks
     check_template(template)
+
+
+def test_the_documentation_names_every_format(pytestconfig):
+    text = (pytestconfig.rootpath / "docs" / "templates.md").read_text(encoding="utf-8")
+    assert [name for name in (*SUMMARIES, *ALIASES, "tokenizer_chat") if f"`{name}`" not in text] == []
