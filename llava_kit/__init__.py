@@ -31,6 +31,8 @@ _HOME = {
     "ImageFile": "core.conversation",
     "ImageBytes": "core.conversation",
     "ImagePixels": "core.conversation",
+    "Clip": "core.conversation",
+    "ClipFolder": "core.conversation",
     "DataSource": "core.source",
     "Benchmark": "core.benchmark",
     "SplicePlan": "core.splice",
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from .core.benchmark import Benchmark
     from .core.connector import Connector, LinearChain, MlpWeights
     from .core.conversation import (
+        Clip,
+        ClipFolder,
         Conversation,
         ImageBytes,
         ImageFile,

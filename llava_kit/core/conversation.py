@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..errors import LlavaKitError
+
 Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True)
 class ImageSlot:
-    """The place of picture number `index` of the sample."""
+    """The place of picture (or clip) number `index` of the sample."""
 
     index: int
 
@@ -45,7 +47,51 @@ class ImagePixels:
     name: str = "pixels"
 
 
-ImageRef = ImageFile | ImageBytes | ImagePixels
+Picture = ImageFile | ImageBytes | ImagePixels
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip as pictures of its frames, in order; one `ImageSlot` stands for the whole.
+
+    `times` are the frames' places in seconds, `duration` the length of the clip. Without them a frame is taken to stand for a
+    second, as LLaVA-NeXT samples videos.
+
+    Raises `LlavaKitError` for a clip without frames, or with times that are not one for each frame and in order.
+    """
+
+    frames: tuple[Picture, ...]
+    times: tuple[float, ...] | None = None
+    duration: float | None = None
+    name: str = "clip"
+
+    def __post_init__(self):
+        if not self.frames:
+            raise LlavaKitError(f"clip {self.name!r}: found no frames; expected at least one picture")
+        if self.times is not None and (len(self.times) != len(self.frames) or list(self.times) != sorted(self.times)):
+            raise LlavaKitError(
+                f"clip {self.name!r}: found {len(self.times)} times for {len(self.frames)} frames; expected one for each, "
+                "in order"
+            )
+
+
+@dataclass(frozen=True)
+class ClipFolder:
+    """A clip as a folder of pictures, one for each frame, in the order of their names.
+
+    With `root`, the folder must lie under that one (symbolic links resolved).
+    """
+
+    path: str
+    root: str | None = None
+    frames_per_second: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+
+ImageRef = Picture | Clip | ClipFolder
 
 
 @dataclass(frozen=True)
@@ -71,7 +117,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of a data source: a conversation, the pictures its slots point to, and tags for statistics.
+    """One row of a data source: a conversation, the pictures and clips its slots point to, and tags for statistics.
 
     Every `ImageSlot.index` is in `range(len(images))` and every picture is shown exactly once (`data.example` checks it).
     """

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from ..core.conversation import Conversation, ImageSlot, Sample
 from ..core.template import ConversationTemplate
-from ..core.tiles import Grid, TileGrid
+from ..core.tiles import ClipGrid, Grid
 from ..errors import LlavaKitError, SampleError, suggest
-from ..image.reader import picture_size, read_pixels
+from ..image.reader import read_pixels
 from ..image.tiling import Tiler
 from ..splice.build import Seating
 from ..splice.layout import count_rows
+from .clips import Shown, shown_of, tell_times
 from .tokenize import Encoded, encode
 
 TOO_LONG = ("drop_turns", "drop_sample", "error")
@@ -29,7 +30,7 @@ TOO_LONG = ("drop_turns", "drop_sample", "error")
 class Example:
     """One sample, ready to be seated in a batch.
 
-    tiles          uint8 [n, 3, S, S]  of its pictures in order, each overview first
+    tiles          uint8 [n, 3, S, S]  of its pictures in order, each overview first; of clips a tile for each frame
     length         positions it takes
     num_targets    how many tokens are learnt
     dropped_turns  turns at the end that were left out because the sample was too long
@@ -75,13 +76,14 @@ class ExampleMaker:
 
         Raises:
             SampleError: the sample cannot be used; the error names it and has one of the reasons `image_count`, `bad_turns`,
-                `empty_answer`, `no_targets`, `too_long`, what the template refuses, or what `image.reader` refuses.
+                `empty_answer`, `no_targets`, `too_long`, `video` (a clip, but the tiling has no `video` block), what the
+                template refuses, or what `image.reader` refuses.
         """
         try:
-            grids = [self.tiler.plan(picture_size(image)) for image in sample.images]
-            rows = [count_rows(grid, self.side) for grid in grids]
+            shown = shown_of(sample, self.tiler)
+            rows = [count_rows(one.grid, self.side) for one in shown]
             fitted = fit_turns(
-                sample,
+                tell_times(sample, shown),
                 self.template,
                 self.tokenizer,
                 picture_lengths=rows,
@@ -90,14 +92,14 @@ class ExampleMaker:
                 reply=reply,
             )
             slots = fitted.encoded.slots
-            tiles = self._cut(sample, grids, slots)
+            tiles = self._cut([shown[slot] for slot in slots])
         except SampleError as error:
             if error.sample_id is not None:
                 raise
             raise SampleError(error.reason, error.message, sample_id=sample.id) from error
         encoded = fitted.encoded
         return Example(
-            seating=Seating(encoded.token_ids, encoded.trainable, tuple(grids[slot] for slot in slots), sample.id),
+            seating=Seating(encoded.token_ids, encoded.trainable, tuple(shown[slot].grid for slot in slots), sample.id),
             tiles=tiles,
             length=fitted.length,
             num_targets=int(np.count_nonzero(encoded.trainable[1:])),
@@ -106,20 +108,29 @@ class ExampleMaker:
             sample=sample,
         )
 
-    def _cut(self, sample: Sample, grids: Sequence[TileGrid], slots: Sequence[int]) -> NDArray[np.uint8]:
-        """uint8 [n, 3, S, S], the pictures that are shown, in the order of their places."""
+    def shown(self, sample: Sample) -> list[Shown]:
+        """How each picture and clip of `sample` will be cut, and which frames are looked at; no pixel is read."""
+        return shown_of(sample, self.tiler)
+
+    def _cut(self, shown: Sequence[Shown]) -> NDArray[np.uint8]:
+        """uint8 [n, 3, S, S], the pictures and clips that are shown, in the order of their places."""
         side = self.tiler.spec.image_size
-        tiles = np.empty((sum(grids[slot].num_tiles for slot in slots), 3, side, side), np.uint8)
+        tiles = np.empty((sum(one.grid.num_tiles for one in shown), 3, side, side), np.uint8)
         start = 0
-        for slot in slots:
-            cut, grid = self.tiler.cut(read_pixels(sample.images[slot]))
-            if grid != grids[slot]:
-                raise SampleError(
-                    "unreadable_image",
-                    f"picture {sample.images[slot].name!r}: declares {grids[slot].size} pixels, but has {grid.size}",
-                )
-            tiles[start : start + len(cut)] = cut
-            start += len(cut)
+        for one in shown:
+            end = start + one.grid.num_tiles
+            if isinstance(one.grid, ClipGrid):
+                for number, frame in enumerate(one.pictures, start):
+                    tiles[number] = self.tiler.cut_frame(read_pixels(frame))
+            else:
+                cut, grid = self.tiler.cut(read_pixels(one.pictures[0]), alone=one.alone)
+                if grid != one.grid:
+                    raise SampleError(
+                        "unreadable_image",
+                        f"picture {one.pictures[0].name!r}: declares {one.grid.size} pixels, but has {grid.size}",
+                    )
+                tiles[start:end] = cut
+            start = end
         return tiles
 
 

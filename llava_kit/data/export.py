@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core.conversation import Conversation, ImageSlot, Message, Sample
+from ..core.conversation import Clip, ClipFolder, Conversation, ImageSlot, Message, Sample
 from ..core.source import DataSource
 from ..errors import DataError, SampleError
 from ..image.reader import picture_size, read_picture
@@ -72,6 +72,8 @@ def _check(sample: Sample) -> None:
     if sorted(_slots(sample.conversation)) != list(range(len(sample.images))):
         raise SampleError("image_count", f"has {len(sample.images)} pictures and {len(_slots(sample.conversation))} places")
     for image in sample.images:
+        if isinstance(image, Clip | ClipFolder):
+            raise SampleError("video", f"shows the clip {image.name!r}; only pictures are exported")
         picture_size(image)
 
 

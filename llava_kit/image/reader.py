@@ -28,7 +28,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from ..core.conversation import ImageBytes, ImageFile, ImagePixels, ImageRef
+from ..core.conversation import Clip, ClipFolder, ImageBytes, ImageFile, ImagePixels, ImageRef, Picture
 from ..errors import SampleError
 from .colour import to_rgb
 from .header import PREFIX, format_of, webp_size
@@ -59,6 +59,9 @@ _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 # Bytes that a decoder is given at a time. With Pillow's own 64 KB it stops and starts within most photographs: 3 % of the time.
 _BLOCK = 2**20
 
+# What a frame's file may end in; what it is, its first bytes say.
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:|file:|pipe:)", re.IGNORECASE)
 
 
@@ -86,11 +89,12 @@ DEFAULT = ReadLimits()
 
 
 def read_picture(ref: ImageRef, limits: ReadLimits = DEFAULT) -> Image.Image:
-    """The picture as RGB, upright, with transparency on white and deep greys scaled; of an animation the first frame.
+    """The picture as RGB, upright, with transparency on white and deep greys scaled; of animations and clips the first frame.
 
     Raises `SampleError` with one of the reasons `missing_image`, `outside_root`, `url_not_allowed`, `format_not_allowed`,
     `too_many_bytes`, `too_many_pixels`, `unreadable_image`. Its message never repeats what a decoder said.
     """
+    ref = _one_picture(ref)
     if isinstance(ref, ImagePixels):
         return Image.fromarray(_drawn(ref, limits))
     with _opened(ref, limits) as (image, turn):
@@ -103,6 +107,7 @@ def read_pixels(ref: ImageRef, limits: ReadLimits = DEFAULT) -> NDArray[np.uint8
 
     A drawn picture comes as it was drawn, with no detour through Pillow.
     """
+    ref = _one_picture(ref)
     if isinstance(ref, ImagePixels):
         return _drawn(ref, limits)
     with _opened(ref, limits) as (image, turn):
@@ -121,12 +126,50 @@ def picture_size(ref: ImageRef, limits: ReadLimits = DEFAULT) -> tuple[int, int]
 
     A file whose header is sound may still prove truncated when it is read.
     """
+    ref = _one_picture(ref)
     if isinstance(ref, ImagePixels):
         _check_size(ref.name, ref.size, limits)
         return ref.size
     with _opened(ref, limits) as (image, turn):
         width, height = image.size
         return (height, width) if turn in _SIDEWAYS else (width, height)
+
+
+def open_clip(ref: Clip | ClipFolder) -> Clip:
+    """The clip with its frames named; none of them is read yet.
+
+    In a folder, files with a picture's ending are frames, in the order of their names; numbers count by value (`9.png`
+    comes before `10.png`).
+
+    Raises `SampleError` (`missing_image`, `outside_root`, `url_not_allowed`, `unreadable_image`, or `video` for a video file).
+    """
+    if isinstance(ref, Clip):
+        return ref
+    folder = _resolve(ImageFile(ref.path, ref.root))
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(_ENDINGS) and entry.is_file()]
+    except FileNotFoundError:
+        raise _error("missing_image", ref.path, "there is no such folder") from None
+    except NotADirectoryError:
+        told = "is a file; expected a folder with pictures of the frames, as no video is decoded here"
+        raise _error("video", ref.path, told) from None
+    except OSError as error:
+        raise _error("unreadable_image", ref.path, f"cannot be opened: {os.strerror(error.errno or 0)}") from None
+    names = sorted((name for name in names if not name.startswith(".")), key=_by_number)
+    if not names:
+        raise _error("missing_image", ref.path, f"holds no pictures; expected frames ending in {', '.join(_ENDINGS)}")
+    frames = tuple(ImageFile(os.path.join(ref.path, name), ref.root) for name in names)
+    times = tuple(number / ref.frames_per_second for number in range(len(frames)))
+    return Clip(frames, times, len(frames) / ref.frames_per_second, ref.path)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """The stretches of digits by value, all else by letters."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _one_picture(ref: ImageRef) -> Picture:
+    return open_clip(ref).frames[0] if isinstance(ref, (Clip, ClipFolder)) else ref
 
 
 @contextmanager

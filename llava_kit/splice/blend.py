@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ..core.tiles import ClipGrid, Grid, TileGrid
 from .layout import canvas_lines, count_newlines, count_rows, is_shrunk, kept_lines, pooled_grid, shown_grid
 
-
 # torch has two CPU kernels for bilinear interpolation; up to this sum of the new sides it takes the one that fuses (2.15,
 # found by trying). CUDA's always does.
 FUSED = 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from llava_kit import Options, hookimpl
 
@@ -14,6 +14,7 @@ class FieldNames(Options):
 
     id: str = "id"
     image: str = "image"
+    video: str = "video"
     conversations: str = Field(default="conversations", description="the turns; `messages` is looked for too")
 
 
@@ -22,6 +23,9 @@ class LlavaJsonOptions(Options):
 
     path: str = Field(description="the .json or .jsonl file")
     image_root: str | None = Field(None, description="pictures are read from under this folder; default: the file's own")
+    frames_per_second: PositiveFloat = Field(
+        1.0, description="pictures a second in the folders of frames that rows name as videos; for the times told of them"
+    )
     fields: FieldNames = Field(default_factory=FieldNames)  # an instance here would cost every start-up 40 ms
     picture_place: Literal["first", "as_written"] = Field(
         "first", description="first: a turn's only picture goes before its text, as LLaVA trains; as_written: it stays"

@@ -1,4 +1,7 @@
-"""One row becomes turns and pictures. `<image>` marks a place only in the user's text, and only in a row that has pictures."""
+"""One row becomes turns and pictures. `<image>` marks a place only in the user's text, and only in a row that has pictures.
+
+Videos are folders with pictures of their frames; `<video>` marks their place, or `<image>` as in LLaVA-NeXT's files.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from llava_kit.core.conversation import ImageBytes, ImageFile, ImageRef, ImageSlot, Message
+from llava_kit.core.conversation import ClipFolder, ImageBytes, ImageFile, ImageRef, ImageSlot, Message
 from llava_kit.errors import SampleError
 
 from . import LlavaJsonOptions
 
-PLACEHOLDER = "<image>"
+IMAGE, VIDEO = "<image>", "<video>"
 ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
     "human": "user",
     "user": "user",
@@ -38,12 +41,23 @@ class _Turn(NamedTuple):
     """Text, pictures that stand right here, and None for the next picture of the row's list."""
 
 
+class _Listed(NamedTuple):
+    """What a row lists beside its turns, by the placeholder that marks its place."""
+
+    images: list[ImageRef]
+    videos: list[ImageRef]
+
+    def by_placeholder(self) -> dict[str, list[ImageRef]]:
+        """LLaVA-NeXT's files mark videos by `<image>` too; where a row has both, each has its own word."""
+        if not self.videos:
+            return {IMAGE: self.images}
+        return {IMAGE: self.images, VIDEO: self.videos} if self.images else {IMAGE: self.videos, VIDEO: self.videos}
+
+
 def read_row(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str) -> Row:
     """The turns of a row. Raises SampleError (without the row's name) for one that cannot be used."""
-    turns = [_read_turn(entry, number, image_root) for number, entry in enumerate(_entries(row, options))]
-    listed = _listed_images(row, options, image_root)
-    if "video" in row:
-        raise SampleError("video", "is about a video; this source reads pictures only")
+    turns = [_read_turn(entry, number, image_root, options) for number, entry in enumerate(_entries(row, options))]
+    listed = _Listed(_listed_images(row, options, image_root), _listed_videos(row, options, image_root))
     system = row.get("system")
     if turns and turns[0].role == "system":
         system = "".join(part for part in turns[0].content if isinstance(part, str))
@@ -68,7 +82,7 @@ def _entries(row: Mapping[str, Any], options: LlavaJsonOptions) -> list[Any]:
     return entries
 
 
-def _read_turn(entry: Any, number: int, image_root: str) -> _Turn:
+def _read_turn(entry: Any, number: int, image_root: str, options: LlavaJsonOptions) -> _Turn:
     if not isinstance(entry, dict):
         raise SampleError("bad_row", f"turn {number} is a {type(entry).__name__}; expected an object")
     role = entry.get("from", entry.get("role"))
@@ -80,10 +94,10 @@ def _read_turn(entry: Any, number: int, image_root: str) -> _Turn:
     if not isinstance(content, list):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise SampleError("bad_row", f"turn {number} says {found}; expected text, or a list of parts")
-    return _Turn(ROLES[role], [_read_part(part, number, image_root) for part in content])
+    return _Turn(ROLES[role], [_read_part(part, number, image_root, options) for part in content])
 
 
-def _read_part(part: Any, number: int, image_root: str) -> str | ImageRef | None:
+def _read_part(part: Any, number: int, image_root: str, options: LlavaJsonOptions) -> str | ImageRef | None:
     """A part of OpenAI-style content."""
     if isinstance(part, str):
         return part
@@ -97,7 +111,9 @@ def _read_part(part: Any, number: int, image_root: str) -> str | ImageRef | None
         if reference is None:
             return None
         return read_reference(reference, image_root)
-    raise SampleError("bad_row", f"turn {number} has a part of type {kind!r}; expected text, image_url or image")
+    if kind == "video" and part.get("video") is not None:
+        return read_folder(part["video"], image_root, options)
+    raise SampleError("bad_row", f"turn {number} has a part of type {kind!r}; expected text, image_url, image or video")
 
 
 def read_reference(reference: Any, image_root: str) -> ImageRef:
@@ -114,6 +130,17 @@ def read_reference(reference: Any, image_root: str) -> ImageRef:
             "url_not_allowed", f"picture {reference[:80]!r}: is a URL; expected a path under image_root, nothing is fetched"
         )
     return ImageFile(reference, image_root)
+
+
+def read_folder(reference: Any, image_root: str, options: LlavaJsonOptions) -> ClipFolder:
+    """A video by what a row calls it: a folder of frames under `image_root`."""
+    if not isinstance(reference, str) or not reference:
+        raise SampleError("bad_row", f"a video is called {reference!r}; expected a folder with pictures of its frames")
+    if "://" in reference[:16]:
+        raise SampleError(
+            "url_not_allowed", f"video {reference[:80]!r}: is a URL; expected a folder under image_root, nothing is fetched"
+        )
+    return ClipFolder(reference, image_root, options.frames_per_second)
 
 
 def _read_data_uri(uri: str) -> ImageBytes:
@@ -134,45 +161,79 @@ def _listed_images(row: Mapping[str, Any], options: LlavaJsonOptions, image_root
     return [read_reference(reference, image_root) for reference in (value if isinstance(value, list) else [value])]
 
 
-def _seat_pictures(turns: list[_Turn], listed: list[ImageRef], move: bool) -> tuple[tuple[Message, ...], tuple[ImageRef, ...]]:
-    """Messages with the places of their pictures, and the pictures in order of their places."""
+def _listed_videos(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str) -> list[ImageRef]:
+    """The videos of a row by its key `video` (or `videos`)."""
+    value = row.get(options.fields.video, row.get("videos"))
+    if value is None or value == "":
+        return []
+    return [read_folder(reference, image_root, options) for reference in (value if isinstance(value, list) else [value])]
+
+
+class _Place(NamedTuple):
+    """The place of the next picture, or video, of the row's list."""
+
+    word: str
+
+
+def _pieces(turn: _Turn, words: re.Pattern[str] | None) -> Iterator[str | ImageRef | _Place]:
+    """What a turn says and shows; `words` mark places in the user's text."""
+    for content in turn.content:
+        if content is None:
+            yield _Place(IMAGE)
+        elif words is not None and turn.role == "user" and isinstance(content, str):
+            end = 0
+            for found in words.finditer(content):
+                yield content[end : found.start()]
+                yield _Place(found.group())
+                end = found.end()
+            yield content[end:]
+        else:
+            yield content
+
+
+def _seat_pictures(turns: list[_Turn], listed: _Listed, move: bool) -> tuple[tuple[Message, ...], tuple[ImageRef, ...]]:
+    """Messages with the places of their pictures and videos, and these in order of their places."""
     images: list[ImageRef] = []
-    unseated = iter(listed)
-    num_places = 0
+    by_placeholder = listed.by_placeholder()
+    # Placeholders that mark the same list share one iterator.
+    unseated = {id(refs): iter(refs) for refs in by_placeholder.values()}
+    something = bool(listed.images or listed.videos)
+    words = re.compile("|".join(by_placeholder))
+    num_places = dict.fromkeys(by_placeholder, 0)
     messages = []
     for turn in turns:
         parts: list[str | ImageSlot] = []
-        for content in turn.content:
-            pieces = _split(content) if listed and turn.role == "user" and isinstance(content, str) else [content]
-            for piece in pieces:
-                if isinstance(piece, str):
-                    parts.append(piece)
-                    continue
-                if piece is None:
-                    num_places += 1
-                    piece = next(unseated, None)
-                    if piece is None:
-                        continue
+        for piece in _pieces(turn, words if something else None):
+            if isinstance(piece, str):
+                parts.append(piece)
+                continue
+            if isinstance(piece, _Place):
+                num_places[piece.word] += 1
+                piece = next(unseated[id(by_placeholder[piece.word])], None)
+            if piece is not None:
                 parts.append(ImageSlot(len(images)))
                 images.append(piece)
-        if move and listed:
+        if move and something:
             parts = _picture_first(parts)
         messages.append(Message(turn.role, tuple(part for part in parts if part != "")))
-    if num_places != len(listed):
-        raise SampleError(
-            "image_count",
-            f"its text has {num_places} places for pictures ({PLACEHOLDER}), and the row has {len(listed)} pictures; expected "
-            "as many of one as of the other",
-        )
+    _check_places(listed, num_places)
     return tuple(messages), tuple(images)
 
 
-def _split(text: str) -> Iterator[str | None]:
-    first, *rest = text.split(PLACEHOLDER)
-    yield first
-    for piece in rest:
-        yield None
-        yield piece
+def _check_places(listed: _Listed, num_places: Mapping[str, int]) -> None:
+    """As many places as pictures, and as many as videos; where a row has videos alone, both words mean them."""
+    counted = [(IMAGE, "pictures", listed.images, num_places[IMAGE])]
+    if listed.videos and not listed.images:
+        counted = [(f"{IMAGE} or {VIDEO}", "videos", listed.videos, sum(num_places.values()))]
+    elif listed.videos:
+        counted.append((VIDEO, "videos", listed.videos, num_places[VIDEO]))
+    for word, what, refs, places in counted:
+        if places != len(refs):
+            raise SampleError(
+                "image_count",
+                f"its text has {places} places for {what} ({word}), and the row has {len(refs)} {what}; expected as many of "
+                "one as of the other",
+            )
 
 
 def _picture_first(parts: list[str | ImageSlot]) -> list[str | ImageSlot]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llava_kit.assemble.parts import build
-from llava_kit.core.conversation import ImageBytes, ImageFile, ImageSlot
+from llava_kit.core.conversation import ClipFolder, ImageBytes, ImageFile, ImageSlot
 from llava_kit.errors import DataError, SampleError
 from llava_kit.image.reader import picture_size
 from llava_kit_llava_data.index import fingerprint, index_rows
@@ -173,7 +173,10 @@ TALK = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "
         ("bad_row", {"id": "x", "conversations": "What?"}),
         ("bad_row", {"id": "x"}),
         ("bad_row", {"id": "x", "image": 5, "conversations": TALK}),
-        ("video", {"id": "x", "video": "1.mp4", "conversations": TALK}),
+        ("image_count", {"id": "x", "video": ["a", "b"], "conversations": TALK}),
+        ("image_count", {"id": "x", "video": "a", "image": "1.jpg", "conversations": TALK}),
+        ("bad_row", {"id": "x", "video": 5, "conversations": TALK}),
+        ("url_not_allowed", {"id": "x", "video": "https://example.org/1", "conversations": TALK}),
         ("url_not_allowed", {"id": "x", "image": "https://example.org/1.jpg", "conversations": TALK}),
         ("unreadable_image", {"id": "x", "image": "data:image/png;base64,!!", "conversations": TALK}),
     ],
@@ -329,3 +332,33 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         paths.append(str(path))
     result = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 20e6
+
+
+@pytest.mark.parametrize("word", ["<image>", "<video>"])
+def test_videos_are_folders_of_frames(tmp_path, word):
+    row = {"id": "x", "video": "clips/cat", "conversations": [{"from": "human", "value": f"{word}\nWhat?"}, TALK[1]]}
+    sample = one_row(tmp_path, row, frames_per_second=2.0)
+    assert sample.images == (ClipFolder("clips/cat", str(tmp_path), 2.0),)
+    assert said(sample)[0] == ("user", "<0>\nWhat?")
+
+
+def test_a_row_with_a_picture_and_a_video(tmp_path):
+    turns = [{"from": "human", "value": "Is <video> like <image>? Say <video> or no."}, TALK[1]]
+    with pytest.raises(SampleError, match="2 places for videos"):
+        one_row(tmp_path, {"id": "x", "image": "1.jpg", "video": "cat", "conversations": turns})
+    sample = one_row(tmp_path, {"id": "x", "image": "1.jpg", "video": ["cat", "dog"], "conversations": turns})
+    assert said(sample)[0] == ("user", "Is <0> like <1>? Say <2> or no.")
+    assert [image.name for image in sample.images] == ["cat", "1.jpg", "dog"]
+
+
+def test_video_is_letters_in_a_row_without_one(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nWhat is a <video> tag?"}, TALK[1]]
+    sample = one_row(tmp_path, {"id": "x", "image": "1.jpg", "conversations": turns})
+    assert said(sample)[0] == ("user", "<0>\nWhat is a <video> tag?")
+
+
+def test_a_video_among_the_parts_of_a_turn(tmp_path):
+    content = [{"type": "video", "video": "cat"}, {"type": "text", "text": "What?"}]
+    sample = one_row(tmp_path, {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A."}]})
+    assert sample.images == (ClipFolder("cat", str(tmp_path), 1.0),)
+    assert sample.conversation.messages[0].parts == (ImageSlot(0), "What?")
