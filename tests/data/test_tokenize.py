@@ -248,3 +248,56 @@ def test_tokenizer_can_be_pickled_after_use():
     before = encode(pieces, tokenizer)
     after = encode(pieces, pickle.loads(pickle.dumps(tokenizer)))
     assert before.token_ids.tolist() == after.token_ids.tolist()
+
+
+@KINDS
+def test_what_is_learnt_everywhere(kind):
+    """By id: a token that is this text alone, wherever it stands; a line break in a longer token is not meant."""
+    tokenizer = TOKENIZERS[kind]
+    pieces = [
+        Segment("<|im_start|>user\n", special=True),
+        Segment("a\nb <|im_start|>"),
+        ImageSlot(0),
+        Segment("\nc"),
+        Segment("<|im_end|>", special=True),
+    ]
+    for tokenisation in ("chunks", "whole"):
+        encoded = encode(pieces, tokenizer, tokenisation=tokenisation, learnt_everywhere=("\n", "<|im_start|>", "no token"))
+        plain = encode(pieces, tokenizer, tokenisation=tokenisation)
+        assert encoded.token_ids.tolist() == plain.token_ids.tolist()
+        assert not plain.trainable.any()
+        found = pieces_of(tokenizer, encoded)
+        assert [piece.replace("Ċ", "<0x0A>") for piece in found] == ["<|im_start|>", "<0x0A>", "<0x0A>", "<0x0A>"]
+
+
+def test_whole_and_chunks_side_by_side():
+    pieces = [Segment("What is it? "), ImageSlot(0), Segment("\nIt is"), ImageSlot(1), ImageSlot(2)]
+    found = {}
+    for kind in ("legacy", "metaspace", "byte_level"):
+        for way in ("chunks", "whole"):
+            encoded = encode(pieces, TOKENIZERS[kind], tokenisation=way)
+            assert encoded.slots == (0, 1, 2)
+            found[kind, way] = pieces_of(TOKENIZERS[kind], encoded, learnt=False)
+    assert found["legacy", "chunks"] == found["legacy", "whole"]
+    assert found["byte_level", "chunks"] == found["byte_level", "whole"]
+    tail = ["It", "▁is", "<image>", "<image>"]
+    chunks, whole = found["metaspace", "chunks"], found["metaspace", "whole"]
+    at = whole.index("<image>")
+    assert chunks[: at + 1] == whole[: at + 1]
+    assert chunks[at + 1 : at + 3] == ["▁", "<0x0A>"]
+    assert whole[at + 1] == "<0x0A>"
+    assert chunks[-2:] == whole[-2:] == tail[-2:]
+
+
+@KINDS
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(MARKED, min_size=3, max_size=3))
+def test_whole_reads_no_typed_marker(kind, texts):
+    tokenizer = TOKENIZERS[kind]
+    pieces = [Segment(texts[0]), ImageSlot(0), Segment(texts[1]), Segment("</s>", True, True), Segment(texts[2]), ImageSlot(1)]
+    encoded = encode(pieces, tokenizer, tokenisation="whole")
+    ids = encoded.token_ids.tolist()
+    assert ids.count(IMAGE) == 2
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert encoded.trainable.sum() == 1
+    assert encoded.trainable[ids.index(tokenizer.eos_token_id)]
