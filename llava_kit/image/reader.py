@@ -32,6 +32,7 @@ from ..core.conversation import Clip, ClipFolder, ImageBytes, ImageFile, ImagePi
 from ..errors import SampleError
 from .colour import to_rgb
 from .header import PREFIX, format_of, webp_size
+from .jpeg import decode_jpeg
 from .memory import pixels_of
 
 # Called directly: `Image.open` first lets Pillow print its own warning about large pictures, whatever our limit says.
@@ -111,7 +112,16 @@ def read_pixels(ref: ImageRef, limits: ReadLimits = DEFAULT) -> NDArray[np.uint8
     if isinstance(ref, ImagePixels):
         return _drawn(ref, limits)
     with _opened(ref, limits) as (image, turn):
-        return pixels_of(_upright_rgb(image, turn))
+        at_once = _plain_jpeg(image) if turn is None else None
+        return pixels_of(_upright_rgb(image, turn)) if at_once is None else at_once
+
+
+def _plain_jpeg(image: Image.Image) -> NDArray[np.uint8] | None:
+    """The pixels of a JPEG in colour that `image.jpeg` takes; of all else None."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode != "RGB" or image.fp is None:
+        return None
+    image.fp.seek(0)
+    return decode_jpeg(image.fp.read(), image.size)
 
 
 def _upright_rgb(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:

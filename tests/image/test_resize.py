@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from llava_kit.image.resize import pad_and_resize, resize, resize_and_crop
+from llava_kit.image.resize import pad_and_resize, resize, resize_and_crop, resize_onto
 
 
 def noise(width: int, height: int) -> np.ndarray:
@@ -148,3 +148,27 @@ def test_bytes_do_not_depend_on_vector_instructions():
         check=True,
     )
     assert plain.stdout == resize(pixels, 96, 64).tobytes() + resize(pixels, 301, 336).tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, lengths, lengths, lengths)
+def test_a_fourth_byte_changes_nothing(width, height, new_width, new_height):
+    pixels = noise(width, height)
+    four = np.concatenate([pixels, np.full((height, width, 1), 77, np.uint8)], axis=2)[..., :3]
+    np.testing.assert_array_equal(resize(four, new_width, new_height), resize(pixels, new_width, new_height))
+    tile, colour = min(new_width, 64), (122, 116, 104)
+    np.testing.assert_array_equal(pad_and_resize(four, tile, colour), pad_and_resize(pixels, tile, colour))
+
+
+@pytest.mark.parametrize("resampler", ["torch", "pillow"])
+def test_canvas_is_black_beside_the_picture(resampler):
+    pixels = noise(60, 40)
+    four = np.concatenate([pixels, np.full((40, 60, 1), 255, np.uint8)], axis=2)[..., :3]
+    for source in (pixels, four):
+        canvas = resize_onto(source, 90, 60, (96, 64), (3, 2), resampler)
+        assert canvas.shape == (64, 96, 3)
+        np.testing.assert_array_equal(canvas[2:62, 3:93], resize(pixels, 90, 60, resampler))
+        canvas = canvas.copy()
+        canvas[2:62, 3:93] = 0
+        assert not canvas.any()
+        np.testing.assert_array_equal(resize_onto(source, 60, 40, (60, 40), (0, 0), resampler), pixels)
