@@ -140,7 +140,7 @@ def count_host_reads() -> Iterator[Counter[str]]:
 def environment() -> dict[str, Any]:
     """What a reader must know of the machine."""
     versions = {}
-    for package in ("torch", "torchvision", "transformers", "numpy", "pillow", "tokenizers", "triton"):
+    for package in ("torch", "torchvision", "transformers", "numpy", "pillow", "simplejpeg", "tokenizers", "triton"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

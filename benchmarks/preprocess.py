@@ -4,7 +4,8 @@ N tiles of 336 x 336. Ours is the data worker's path and then the encoder's: gua
 C1 compares one tile a picture: `square` with transformers' CLIPImageProcessor (torchvision backend), `pad` with the algorithm
 of LLaVA's `process_images`. C2 compares AnyRes with LlavaNextImageProcessor and with that of LLaVA's `process_anyres_image`.
 Both of LLaVA's are written anew on CLIPImageProcessorPil, the numpy and Pillow class that the original calls. All open the file
-themselves; everything decodes with Pillow.
+themselves. The peers decode with Pillow; so do we, except with `simplejpeg` installed (`image/jpeg.py`), and then ours is timed
+without it too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from llava_kit.core.conversation import ImageBytes
 from llava_kit.core.encoder import Encoder
 from llava_kit.core.tiles import EncoderSpec, Grid, TileGrid
+from llava_kit.image import jpeg as jpeg_decoder
 from llava_kit.image.reader import read_pixels
 from llava_kit.image.tiling import Tiler, TilingOptions
 
@@ -74,6 +76,15 @@ def cut(data: bytes, tiler: Tiler) -> tuple[NDArray[np.uint8], TileGrid]:
 def ours(data: bytes, tiler: Tiler) -> Tensor:
     """float32 [N, 3, 336, 336]"""
     return NORMALISER(torch.from_numpy(cut(data, tiler)[0]))
+
+
+def by_pillow(data: bytes, tiler: Tiler) -> Tensor:
+    """`ours` as it is without `simplejpeg`."""
+    held, jpeg_decoder.simplejpeg = jpeg_decoder.simplejpeg, None
+    try:
+        return ours(data, tiler)
+    finally:
+        jpeg_decoder.simplejpeg = held
 
 
 def padded_to_square(picture: Image.Image) -> Image.Image:
@@ -149,8 +160,9 @@ def one_tile(report: Report, rounds: int) -> None:
     peers = {
         "CLIPImageProcessor / ours": ("ours, square", "CLIPImageProcessor"),
         "original / ours, both padded": ("ours, pad", "original, pad"),
+        "CLIPImageProcessor / ours by Pillow": ("ours, square by Pillow", "CLIPImageProcessor"),
         "CLIPImageProcessor / ours to uint8": ("ours, square to uint8", "CLIPImageProcessor"),
-        "CLIPImageProcessor / decoding alone": ("decoding alone", "CLIPImageProcessor"),
+        "CLIPImageProcessor / reading alone": ("reading alone", "CLIPImageProcessor"),
     }
     squares, pads, ratios = [], [], []
     for size in SIZES:
@@ -164,11 +176,16 @@ def one_tile(report: Report, rounds: int) -> None:
             "CLIPImageProcessor": lambda data=data: torch_way(opened(data), return_tensors="pt")["pixel_values"],
             "ours, pad": lambda data=data: ours(data, pad),
             "original, pad": lambda data=data: pillow_way(padded_to_square(opened(data)), return_tensors="pt")["pixel_values"],
+            "ours, square by Pillow": lambda data=data: by_pillow(data, square),
             "ours, square to uint8": lambda data=data: cut(data, square),
-            "decoding alone": lambda data=data: opened(data),
+            "reading alone": lambda data=data: read_pixels(ImageBytes(data)),
         }
         ratios.append(time_ways(report, f"{size[0]}x{size[1]}", ways, rounds, peers))
-    targets = {"CLIPImageProcessor / ours": 1.7, "original / ours, both padded": 3.0}
+    targets = {
+        "CLIPImageProcessor / ours": 1.7,
+        "original / ours, both padded": 3.0,
+        "CLIPImageProcessor / ours by Pillow": 1.35,
+    }
     geometric_means(report, "C1", ratios, {label: targets.get(label) for label in peers})
     check_pixels(report, "C1: square against CLIPImageProcessorPil", squares)
     check_pixels(report, "C1: pad against the original", pads)
@@ -184,6 +201,7 @@ def several_tiles(report: Report, rounds: int) -> None:
     peers = {
         "LlavaNextImageProcessor / ours": ("ours", "LlavaNextImageProcessor"),
         "original / ours": ("ours", "original"),
+        "LlavaNextImageProcessor / ours by Pillow": ("ours by Pillow", "LlavaNextImageProcessor"),
         "LlavaNextImageProcessor / ours to uint8": ("ours to uint8", "LlavaNextImageProcessor"),
     }
     next_pairs, original_pairs, ratios, grids = [], [], [], True
@@ -201,6 +219,7 @@ def several_tiles(report: Report, rounds: int) -> None:
             "ours": lambda data=data: ours(data, as_transformers),
             "LlavaNextImageProcessor": lambda data=data: torch_way(opened(data), return_tensors="pt")["pixel_values"],
             "original": lambda data=data: original_anyres(opened(data), each),
+            "ours by Pillow": lambda data=data: by_pillow(data, as_transformers),
             "ours to uint8": lambda data=data: cut(data, as_transformers),
         }
         ratios.append(time_ways(report, f"AnyRes {size[0]}x{size[1]}", ways, rounds, peers))

@@ -7,7 +7,7 @@ import sys
 
 from . import readme
 
-ROWS = ("tokenise", "splice", "packing", "startup", "quickstart")
+ROWS = ("preprocess", "tokenise", "request", "splice", "packing", "startup", "quickstart")
 
 
 def main(names: list[str]) -> int:
