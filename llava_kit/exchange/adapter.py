@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,8 +125,10 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def read_adapter(folder: Path) -> Adapter:
+def read_adapter(folder: Path, place_of: Callable[[str], Place | None] | None = None) -> Adapter:
     """The adapter in a folder of peft: of a language model, of an original LLaVA, or of a LLaVA of transformers.
+
+    `place_of`: whose names they are, where neither of these is meant.
 
     Raises `CheckpointError` for another method than LoRA, for files that are missing or damaged, and for tensors that are no
     pairs; everything that is wrong is told at once.
@@ -141,7 +143,8 @@ def read_adapter(folder: Path) -> Adapter:
     whole: dict[Place, str] = {}
     wrong: list[str] = []
     bare = {name: name.removeprefix(_PREFIX) for name in tensors.shapes()}
-    place_of = from_transformers if any(_TRANSFORMERS.match(name) for name in bare.values()) else from_original
+    if place_of is None:
+        place_of = from_transformers if any(_TRANSFORMERS.match(name) for name in bare.values()) else from_original
     for name, short in bare.items():
         found = _LINEAR.fullmatch(short) or _EMBEDDING.fullmatch(short)
         place = place_of(f"{found[1]}.weight" if found else _WRAPPERS.sub("", short))

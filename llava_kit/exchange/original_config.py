@@ -50,10 +50,12 @@ class OriginalConfig:
     text       the language model's own config as transformers writes it; None where the file holds none
     connector  None where the file says nothing of a connector: its tensors tell
     tower      the encoder's hub name or folder, as the checkpoint's author wrote it
+    tower_config  the tower's own config, where the file holds it
     layer      which of the tower's outputs, counted as `hidden_states` are
     feature    what of it: `patch`, `cls_patch`, `slicefour_patch`, ...
     marks      `<im_start>` and `<im_end>` stand around each picture
     video      how clips are looked at, where the config speaks of it
+    first_is_dropped  the first row is taken for a class token, also where there is none (TinyLLaVA on SigLIP)
     """
 
     text: dict[str, Any] | None
@@ -66,6 +68,8 @@ class OriginalConfig:
     pinpoints: Any
     marks: bool
     video: Mapping[str, Any] = field(default_factory=dict)
+    tower_config: Mapping[str, Any] | None = None
+    first_is_dropped: bool = False
 
     def layers(self, depth: int) -> int | tuple[int, ...]:
         """The layers that are taken from a tower of `depth` layers."""

@@ -14,6 +14,7 @@ from ..core.checkpoint import CONFIG_FILE, read_json
 from ..errors import CheckpointError, shorten
 from ..recipe.schema import COMPONENTS, Model, Part
 from .adapter import Adapter, merged
+from .experts import stacked
 from .foreign import DTYPES, Foreign, LoadOptions
 from .layouts import NEWLINE, Place, by_component, from_original
 from .original_config import OriginalConfig, connector_part
@@ -30,7 +31,8 @@ PAD_OF_V0 = "[PAD]"
 class Parts:
     """What was gathered: tensors of each component by canonical names, `newline` among them; where the tokenizer lies.
 
-    `adapter`: to be merged into them, and into the tower's wherever that lies.
+    `adapter`: to be merged into them, and into the tower's wherever that lies. `template`: the conversation template, where the
+    kind of folder decides it.
     """
 
     layout: str
@@ -40,10 +42,12 @@ class Parts:
     notes: tuple[str, ...] = ()
     stage_1: bool = False
     adapter: Adapter | None = None
+    template: Mapping[str, Any] | None = None
 
 
 def described(folder: Path, said: OriginalConfig, parts: Parts, options: LoadOptions) -> Foreign:
-    tower = find_tower(folder, said.tower, options.encoder, parts.tensors["encoder"])
+    """The checkpoint with what was gathered, its tower found and its template chosen."""
+    tower = find_tower(folder, said.tower, options.encoder, parts.tensors["encoder"], config=said.tower_config)
     tensors = {**{name: parts.tensors[name] for name in COMPONENTS}, "encoder": tower.tensors}
     if parts.adapter is not None:
         tensors = merged(tensors, parts.adapter)
@@ -91,7 +95,8 @@ def gather(stored: Tensors, place_of: Callable[[str], Place | None] = from_origi
             f"{stored.where}: found tensors of a connector that is no chain of linear maps: "
             + shorten([repr(name) for name in unknown])
         )
-    return {component: RenamedTensors(stored, found) for component, found in names.items()}
+    tensors: dict[str, Tensors] = {component: RenamedTensors(stored, found) for component, found in names.items()}
+    return {**tensors, "language_model": stacked(tensors["language_model"])}
 
 
 def joined(base: Mapping[str, Tensors], over: Mapping[str, Tensors]) -> dict[str, Tensors]:
@@ -123,6 +128,8 @@ def _encoder(folder: Path, said: OriginalConfig, tower: Tower, dtype: str) -> Pa
                 "has no place in a picture of several tiles"
             )
         options["keep_cls"] = True
+    if said.first_is_dropped and tower.kind == "siglip":
+        options["without_first"] = True
     return Part.model_validate({"type": tower.kind, **options})
 
 
@@ -140,7 +147,10 @@ def _connector_of(tensors: Tensors) -> Part:
 
 
 def _template(said: OriginalConfig, parts: Parts, options: LoadOptions) -> tuple[Part, str]:
-    """The conversation template; marks around pictures are its option."""
+    """The conversation template, and in words how it was decided; marks around pictures are its option."""
+    if parts.template is not None and options.template is None:
+        template = Part.model_validate(parts.template)
+        return template, f"template {template.type}: {parts.layout} speaks it; another is chosen with the option `template`"
     tokens = added_tokens(parts.tokenizer)
     wanted, reason = options.template, None
     if wanted is None and parts.stage_1:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core.checkpoint import CONFIG_FILE, fetch_checkpoint, read_json
 from ..errors import CheckpointError, PluginError
+from . import tinyllava_reader
 from .adapter import is_adapter, read_adapter
 from .delta import SummedTensors, looks_like_difference
 from .foreign import Foreign, LoadOptions
@@ -23,17 +24,31 @@ from .original_config import (
 )
 from .original_parts import Parts, described, gather, has_tokenizer, joined
 from .tensors import FileTensors, Tensors, weight_files
+from .tinyllava_reader import is_tinyllava
 
 CONNECTOR_STEM, TRAINED_STEM = "mm_projector", "non_lora_trainables"
 
 # What is assumed of a connector without a config: LLaVA's recipes take the layer before the last.
 STAGE_1 = {"mm_vision_select_layer": -2}
 
+# Facts: TRI-ML/prismatic-vlms, prismatic/models/load.py, vlms/prismatic.py.
+PRISMATIC = (
+    "is a prismatic checkpoint, which cannot be loaded: it puts pictures between the first token and the system text, where no "
+    "template of ours has a place for them, and it holds no weights of its encoder (timm's), nor the language model's config"
+)
+
 
 def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether the folder is one of the original repositories'."""
-    said = any(key.startswith("mm_") for key in config)
+    said = any(key.startswith("mm_") for key in config) or is_tinyllava(config) or is_prismatic(config)
     return said or bool(weight_files(folder, CONNECTOR_STEM) or weight_files(folder, TRAINED_STEM))
+
+
+def is_prismatic(config: Mapping[str, Any]) -> bool:
+    """Whether a config is one of TRI-ML's prismatic-vlms, or of what its scripts write for transformers."""
+    model = config.get("model")
+    inside = model if isinstance(model, Mapping) else config
+    return {"vision_backbone_id", "llm_backbone_id", "arch_specifier"} <= inside.keys()
 
 
 def read(folder: Path, config: dict[str, Any], options: LoadOptions) -> Foreign:
@@ -41,6 +56,10 @@ def read(folder: Path, config: dict[str, Any], options: LoadOptions) -> Foreign:
 
     Raises `CheckpointError` for configs and files that are missing, damaged, or cannot be honoured.
     """
+    if is_prismatic(config):
+        raise CheckpointError(f"{folder}: {PRISMATIC}")
+    if is_tinyllava(config):
+        return tinyllava_reader.read(folder, config, options)
     said = read_original_config(config or STAGE_1, str(folder / CONFIG_FILE))
     if is_adapter(folder) or weight_files(folder, TRAINED_STEM):
         parts = _with_adapter(folder, config, said, options)

@@ -21,8 +21,8 @@ from ..errors import CheckpointError, LlavaKitError, PluginError
 from ..recipe.schema import Part
 from .tensors import FileTensors, Tensors, below, weight_files
 
-# Our encoders that are towers of transformers; each knows its own configs and refuses the others'.
-KINDS = ("clip", "siglip", "dinov2")
+# The originals' towers, by our encoders; each knows its own configs and refuses the others'.
+KINDS = ("clip", "siglip")
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,26 @@ class Tower:
         return int(self.config["num_hidden_layers"])
 
 
-def find_tower(folder: Path, named: str | None, given: str | None, inside: Tensors) -> Tower:
+def find_tower(
+    folder: Path, named: str | None, given: str | None, inside: Tensors, *, config: Mapping[str, Any] | None = None
+) -> Tower:
     """The tower of the checkpoint in `folder`, whose config says `named`; `given` is the user's word and goes first.
+
+    `config`: the tower's own, where the checkpoint holds it; then nothing is looked up.
 
     Raises `CheckpointError` when nothing says what the tower is, or its weights are nowhere to be had.
     """
+    if config is not None and given is None and inside.shapes():
+        return Tower(*_look_up(folder, str(folder), config), inside, True, "encoder: config and weights in the checkpoint")
     place = given or _near(folder, named)
     if place is None:
         raise CheckpointError(
             f"{folder}: nothing says which encoder it has (mm_vision_tower); name it with the option `encoder`"
         )
-    kind, config, mean, std = _look_up(folder, place)
+    facts = _look_up(folder, place)
     if inside.shapes():
-        return Tower(kind, config, mean, std, inside, True, f"encoder: the weights in the checkpoint, the config of {place}")
-    return Tower(kind, config, mean, std, weights_of(folder, place), False, f"encoder: {place}, unchanged")
+        return Tower(*facts, inside, True, f"encoder: the weights in the checkpoint, the config of {place}")
+    return Tower(*facts, weights_of(folder, place), False, f"encoder: {place}, unchanged")
 
 
 def weights_of(folder: Path, place: str) -> Tensors:
@@ -86,11 +92,14 @@ def _near(folder: Path, named: str | None) -> str | None:
     return named
 
 
-def _look_up(folder: Path, place: str) -> tuple[str, Mapping[str, Any], Any, Any]:
-    """Kind, config and colours of a tower by its folder or name; no weights are read, nothing is downloaded."""
+def _look_up(
+    folder: Path, place: str, given: Mapping[str, Any] | None = None
+) -> tuple[str, Mapping[str, Any], tuple[float, float, float], tuple[float, float, float]]:
+    """Kind, config and colours of a tower by its folder or name, or by its config; no weights are read or downloaded."""
     refusals = []
+    source = {"checkpoint": place} if given is None else {"config": dict(given)}
     for kind in KINDS:
-        part = Part.model_validate({"type": kind, "checkpoint": place, "feature_layer": -1})
+        part = Part.model_validate({"type": kind, **source, "feature_layer": -1})
         try:
             with torch.device("meta"):
                 encoder = build_part("encoder", part, weights=False)

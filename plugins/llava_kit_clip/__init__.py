@@ -51,6 +51,11 @@ class SiglipOptions(TowerOptions):
     """SigLIP's or SigLIP 2's vision tower, fixed resolution. It has no class token."""
 
     keep_cls: Literal[False] = Field(False, description="SigLIP has no class token")
+    without_first: bool = Field(
+        False,
+        description="leave out the first patch, as programs do that take it for a class token (TinyLLaVA, transformers with "
+        "`default`); then no tiling but pad, resize or square",
+    )
 
 
 class Dinov2Options(TowerOptions):

@@ -102,7 +102,8 @@ class TowerEncoder(Encoder):
         self.final_norm = final_norm if normed else None
         if self.final_norm is None:
             self.unused_parameters += _num_parameters(final_norm)
-        self.num_prefix = int(family.has_cls) + getattr(config, "num_register_tokens", 0)
+        left_out = int(getattr(options, "without_first", False))
+        self.num_prefix = int(family.has_cls) + getattr(config, "num_register_tokens", 0) + left_out
         self.keep_cls = options.keep_cls
         self.interpolated = _interpolated(kind, options.image_size, config)
         self.spec = _make_spec(family, config, checkpoint, options, len(self.taken))
@@ -218,7 +219,9 @@ def _make_spec(family: Family, config: Any, checkpoint: Checkpoint, options: Tow
     size = options.image_size or config.image_size
     side = size // config.patch_size
     # With the class token the rows are no grid of places: one line, so that nothing can take them for a picture's lines.
-    grid = Grid(1, side * side + 1) if options.keep_cls else Grid(side, side)
+    # So without the first patch, too.
+    more = int(options.keep_cls) - int(getattr(options, "without_first", False))
+    grid = Grid(1, side * side + more) if more else Grid(side, side)
     preprocessor = checkpoint.read_json("preprocessor_config.json")
     mean = options.mean or _colour(preprocessor.get("image_mean", family.mean), checkpoint, "image_mean")
     std = options.std or _colour(preprocessor.get("image_std", family.std), checkpoint, "image_std")

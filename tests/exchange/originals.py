@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, SiglipVisionModel
 
 CLASSES = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM", "qwen2": "LlavaQwenForCausalLM"}
-MODEL_TYPES = {"llama": "llava_llama", "mistral": "llava_mistral", "qwen2": "llava_qwen"}
+CLASSES["mixtral"] = "LlavaMixtralForCausalLM"
+MODEL_TYPES = {"llama": "llava_llama", "mistral": "llava_mistral", "qwen2": "llava_qwen", "mixtral": "llava_mixtral"}
 ANYRES = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": PINPOINTS, "mm_patch_merge_type": "spatial_unpad"}
 
 

@@ -217,3 +217,13 @@ def test_colours_that_are_none(folders, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": "grey"}')
     with pytest.raises(LlavaKitError, match="image_mean: expected three numbers"):
         build("clip", tmp_path, weights=False)
+
+
+def test_without_the_first_patch(folders):
+    """What TinyLLaVA does with SigLIP, and transformers' Llava with `default`: the first row is taken for a class token."""
+    whole, rest = build("siglip", folders["siglip"]), build("siglip", folders["siglip"], without_first=True)
+    tiles = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
+    assert torch.equal(rest(tiles), whole(tiles)[:, 1:])
+    assert rest.spec.grid == Grid(1, 8)
+    assert rest.published().num_prefix == 1
+    check_encoder(rest)
