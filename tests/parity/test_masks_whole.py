@@ -15,7 +15,7 @@ from llava_kit.splice.build import IMAGE
 
 from .conversations import BY_HAND, drawn, written
 from .formats import PROMPTS, fits
-from .test_masks_original import KINDS, fast, ours
+from .masks import KINDS, fast, ours
 
 TALKS = [talk for talk in [*BY_HAND, *drawn(60)] if not talk.is_marked]
 NAMES = [
