@@ -115,7 +115,8 @@ def pad_and_resize(
         return resize(padded[..., :3], tile, tile, resampler)
     if longer * longer > _WHOLE:
         pixels, height = resize(pixels, width, tile, resampler), tile
-    pixels = whole(pixels)
+    if resampler == "torch":  # Pillow gives three bytes a pixel back
+        pixels = whole(pixels)
     shortened = np.empty((height, tile, pixels.shape[2]), np.uint8)
     step = min(height, max(1, _AT_ONCE // longer))
     padded = _filled(step, longer, colour, pixels.shape[2])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llava_kit.core.tiles import Grid, TileGrid
 from llava_kit.errors import RecipeError
 from llava_kit.image.geometry import MODES, TilingOptions, TilingPlan, best_canvas, fit_shorter_side
+from llava_kit.image.options import VideoOptions, canvases_of
 
 NEXT = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 sides = st.one_of(st.integers(1, 3000), st.sampled_from([1, 335, 336, 337, 20000, 65535]))
@@ -91,12 +92,71 @@ def test_every_size_has_a_place(width, height, mode, tile):
         ({"mode": "anyres"}, ["tiling.pinpoints", "[[336, 672]"]),
         ({"mode": "anyres", "pinpoints": ((336,),)}, ["tiling.pinpoints", "[336]"]),
         ({"mode": "anyres", "pinpoints": ((336, 0),)}, ["[336, 0]"]),
+        ({"mode": "anyres", "pinpoints": "(1x1),(6x6)"}, ["'(1x1),(6x6)'", "'(1x1),...,(6x6)'"]),
+        ({"mode": "anyres", "pinpoints": "(3x1),...,(2x6)"}, ["a range from (1x1)"]),
+        ({"mode": "anyres", "pinpoints": "[[336, 'a']]"}, ["[336, 'a']"]),
+        ({"mode": "anyres", "pinpoints": "[]"}, ["'[]'"]),
+        ({"mode": "anyres", "pinpoints": "__import__('os')"}, ["expected [width, height]"]),
+        ({"mode": "anyres_max_9"}, ["mode: anyres and max_tiles: 9"]),
+        ({"mode": "spatial_unpad"}, ["mode: anyres and merge: spatial_unpad"]),
+        ({"merge": "unpad"}, ["merge: spatial_unpad"]),
+        ({"merge": "spacial"}, ["tiling.merge", "did you mean 'spatial'"]),
+        ({"several": "crop"}, ["tiling.several", "same, pad"]),
+        ({"resampler": "cv2"}, ["tiling.resampler", "torch, pillow"]),
+        ({"max_tiles": 9}, ["tiling.max_tiles", "anyres with merge spatial_unpad"]),
+        ({"mode": "anyres", "pinpoints": NEXT, "merge": "flat", "max_tiles": 9}, ["tiling.max_tiles", "found anyres, flat"]),
+        ({"mode": "anyres", "pinpoints": NEXT, "max_tiles": 0}, ["tiling.max_tiles", "above 0"]),
+        ({"mode": "x", "rule": "y", "several": "z"}, ["tiling.mode", "tiling.rule", "tiling.several"]),
     ],
 )
 def test_wrong_options_are_told(keys, words):
     with pytest.raises(RecipeError) as caught:
         TilingOptions(**keys)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"frames": 0}, ["tiling.video.frames", "above 0"]),
+        ({"pool": "mean"}, ["tiling.video.pool", "average, max, bilinear"]),
+        ({"newline": "line"}, ["tiling.video.newline", "grid, frame, one_token, no_token"]),
+        ({"frame": "anyres"}, ["tiling.video.frame:", "square, resize, pad"]),
+    ],
+)
+def test_wrong_video_options_are_told(keys, words):
+    with pytest.raises(RecipeError) as caught:
+        VideoOptions(**keys)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_range_counts_in_tiles_heights_running_faster():
+    assert canvases_of("(1x1),...,(2x3)", 10) == ((10, 10), (10, 20), (10, 30), (20, 10), (20, 20), (20, 30))
+    assert canvases_of(" (2x1) , ... , (2x2) ", 384) == ((768, 384), (768, 768))
+    assert len(TilingPlan(384, TilingOptions("anyres", "(1x1),...,(6x6)")).canvases) == 36
+
+
+def test_a_list_may_be_text():
+    for text in ("[(336, 672), (672, 336)]", "[[336, 672], [672, 336]]", "((336, 672), (672, 336))"):
+        assert canvases_of(text, 336) == NEXT[:2]
+        assert TilingPlan(336, TilingOptions("anyres", text, rule="transformers")).canvases == ((672, 336), (336, 672))
+
+
+def test_pictures_of_several_are_padded():
+    plan = TilingPlan(336, TilingOptions("anyres", NEXT, several="pad"))
+    assert plan.grid((640, 480)) == plan.grid((640, 480), alone=True) == TileGrid((640, 480), Grid(2, 2), "spatial_unpad")
+    assert plan.grid((640, 480), alone=False) == TileGrid((640, 480), merge="spatial_unpad")
+    assert plan.geometry((640, 480), alone=False) == TilingPlan(336, TilingOptions("pad")).geometry((640, 480))
+    same = TilingPlan(336, TilingOptions("anyres", NEXT))
+    assert same.grid((640, 480), alone=False) == same.grid((640, 480))
+
+
+def test_newlines_are_there_when_they_are_needed():
+    assert TilingOptions("anyres", NEXT).has_newlines
+    assert not TilingOptions("anyres", NEXT, merge="spatial").has_newlines
+    assert not TilingOptions("pad").has_newlines
+    assert TilingOptions("pad", video=VideoOptions()).has_newlines
+    assert not TilingOptions("pad", video=VideoOptions(newline="no_token")).has_newlines
 
 
 def test_all_canvases_that_are_no_multiples_are_listed():

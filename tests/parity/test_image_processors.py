@@ -10,6 +10,7 @@ from PIL import Image
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
@@ -120,6 +121,37 @@ def test_anyres_is_llava_nexts_processor(size, pinpoints, rows_first):
     assert grid.size == size
     assert greatest <= LEVELS
     assert mean <= MEAN_LEVELS
+
+
+EXTREME = [(1, 1), (3, 700), (700, 3), (2000, 31), (5000, 40)]
+
+
+@pytest.mark.parametrize("size", [*SIZES, *EXTREME])
+def test_with_pillows_resampler_the_bytes_are_those_of_the_pil_processors(size):
+    """Whatever order of the axes the installed Pillow takes: every mode, not one byte apart."""
+    picture = photograph(*size)
+
+    def ours(mode: str, *canvases, **keys) -> np.ndarray:
+        return Tiler(SPEC, TilingOptions(mode, *canvases, resampler="pillow", **keys)).cut(picture)[0]
+
+    processor = pillow_processor(CLIPImageProcessorPil)
+    np.testing.assert_array_equal(ours("square"), processor(picture, return_tensors="np")["pixel_values"])
+
+    longer = max(size)
+    square = Image.new("RGB", (longer, longer), (122, 116, 104))
+    square.paste(picture, ((longer - size[0]) // 2, (longer - size[1]) // 2))
+    np.testing.assert_array_equal(ours("pad"), processor(square, return_tensors="np")["pixel_values"])
+
+    processor = pillow_processor(LlavaImageProcessorPil, do_pad=True)
+    np.testing.assert_array_equal(ours("pad"), processor(picture, return_tensors="np")["pixel_values"])
+
+    squashing = CLIPImageProcessorPil(size={"height": 336, "width": 336}, do_center_crop=False, **AS_BYTES)
+    np.testing.assert_array_equal(ours("resize"), squashing(picture, return_tensors="np")["pixel_values"])
+
+    for pinpoints in (NEXT, LOPSIDED):
+        processor = pillow_processor(LlavaNextImageProcessorPil, image_grid_pinpoints=[list(entry) for entry in pinpoints])
+        theirs = processor(picture, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_array_equal(ours("anyres", pinpoints, rule="transformers"), theirs)
 
 
 @pytest.mark.parametrize("size", SIZES)
