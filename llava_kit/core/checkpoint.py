@@ -129,7 +129,7 @@ def build_model(
     assert folder is not None
     safe = _check_files(folder)
     try:
-        with _quiet():
+        with quiet_transformers():
             model, info = model_class.from_pretrained(
                 str(folder),
                 config=config,
@@ -160,7 +160,7 @@ def _download(name: str, presets: Mapping[str, Any]) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PluginError(f"checkpoint {name!r}: found no such folder")
     try:
-        with _quiet():
+        with quiet_transformers():
             folder = Path(snapshot_download(name, allow_patterns=[*_TEXT_FILES, "model*.safetensors"]))
             if not any(folder.glob("*.safetensors")):
                 folder = Path(snapshot_download(name, allow_patterns=[*_TEXT_FILES, "pytorch_model*.bin"]))
@@ -251,8 +251,8 @@ def _make_buffers_real(model: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What transformers reports about a loading is in our own errors; its tables would be said twice."""
+def quiet_transformers() -> Iterator[None]:
+    """Without the reports of transformers: what is wrong with a loading is in our own errors, and would be said twice."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Mixtures of experts: checkpoints keep each expert's matrices, transformers 5 keeps those of a layer as two stacked tensors."""
+"""Mixtures of experts: checkpoints keep each expert's matrices, transformers 5 those of a layer as two stacked tensors."""
 
 from __future__ import annotations
 

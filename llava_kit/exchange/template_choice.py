@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ..assemble.parts import build_part
-from ..core.checkpoint import read_json
+from ..core.checkpoint import quiet_transformers, read_json
 from ..core.conversation import Conversation, ImageSlot, Message, Segment
 from ..core.template import ConversationTemplate
 from ..errors import CheckpointError, LlavaKitError, PluginError, UnsafeError, first_line
@@ -205,6 +205,7 @@ def _special_tokens(folder: Path) -> set[str]:
 
 def _load_tokenizer(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     except Exception as error:
         raise CheckpointError(f"{folder}: its tokenizer cannot be read ({first_line(error)})") from error

@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokeni
 from transformers.cache_utils import Cache, DynamicCache
 
 from llava_kit import LanguageModel, PluginError, Published, Sequences, suggest
-from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint
+from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint, quiet_transformers
 
 from . import CausalLmOptions
 from .attention import ARGUMENT, NAME, fused_type, make_view, packed_mask
@@ -202,7 +202,8 @@ def _load_tokenizer(options: CausalLmOptions, folder: Path | None) -> Any:
     if source is None:
         raise PluginError("found a `config` and no `tokenizer`; expected the folder or repository that holds it")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
+        with quiet_transformers():  # it wonders about configs of other programs that lie beside a tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PluginError(

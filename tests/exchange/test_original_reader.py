@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import numpy as np
@@ -26,6 +27,8 @@ from transformers import MistralConfig, Qwen2Config
 import llava_kit
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
 from llava_kit.data.collate import collate
+from llava_kit.exchange.original_tower import find_tower
+from llava_kit.exchange.tensors import MemoryTensors
 
 TOLERANCE = 1e-4
 PICTURES = {"one picture": [(50, 40)], "two pictures": [(31, 64), (90, 33)], "text only": []}
@@ -200,3 +203,38 @@ def test_pictures_are_read_upright_by_the_same_tiler(v15, tower, tmp_path):
     assembly = llava_kit.load_model(write_whole(tmp_path / "x", v15, tower, image_aspect_ratio="pad"))
     tiles, _ = assembly.tiler.cut(Image.new("RGB", (10, 40), (255, 0, 0)))
     assert tiles[0, :, 0, 0].tolist() == [122, 116, 104]  # the mean colour of CLIP
+
+
+def test_well_known_towers_need_no_network(tmp_path):
+    """v1.6 and OneVision: the weights lie in the checkpoint, the config only names the tower."""
+    inside = MemoryTensors({"embeddings.patch_embedding.weight": torch.empty(1, device="meta")}, "x")
+    clip = find_tower(tmp_path, "openai/clip-vit-large-patch14-336", None, inside)
+    assert (clip.kind, clip.depth, clip.config["image_size"]) == ("clip", 24, 336)
+    assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    siglip = find_tower(tmp_path, "google/siglip-so400m-patch14-384", None, inside)
+    assert (siglip.kind, siglip.depth, siglip.mean) == ("siglip", 27, (0.5, 0.5, 0.5))
+
+
+def test_nothing_is_said_twice(v15, tower, tmp_path, caplog):
+    """transformers has its own opinion on a config of model_type llava_llama."""
+    llava_kit.load_model(write_whole(tmp_path / "x", v15, tower))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_types_of_weights(v15, tower, tmp_path, dtype):
+    """As they are stored, or as asked for; the base's for what lies in the base."""
+    folder = write_whole(tmp_path / "x", copy.deepcopy(v15).bfloat16(), tower)
+    model = llava_kit.load_model(folder, dtype=dtype).model
+    wanted = torch.bfloat16 if dtype is None else torch.float16
+    assert {parameter.dtype for parameter in model.language_model.parameters()} == {wanted}
+    assert {parameter.dtype for parameter in model.connector.parameters()} == {wanted}
+    assert next(model.encoder.parameters()).dtype == (torch.float32 if dtype is None else torch.float16)
+
+
+def test_clips_are_looked_at_as_the_config_says(tmp_path):
+    model = make_model(anyres=True)
+    keys = {"mm_spatial_pool_mode": "average", "mm_newline_position": "grid", "frames_upbound": 8}
+    folder = write_whole(tmp_path / "x", model, write_tower(tmp_path / "clip", model), **ANYRES, **keys)
+    video = llava_kit.load_model(folder).recipe_model.tiling.video
+    assert (video.frames, video.frame, video.pool, video.newline) == (8, "square", "average", "grid")

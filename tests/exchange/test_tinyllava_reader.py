@@ -1,4 +1,4 @@
-"""Folders of TinyLLaVA_Factory: logits equal those of the model they were made of; SigLIP's first patch is left out as there."""
+"""Folders of TinyLLaVA_Factory: logits equal those of the model they were made of; on SigLIP the first patch is left out."""
 
 from __future__ import annotations
 
