@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from llava_kit import CheckpointError, LlavaKitError, PluginError, Sequences
 from llava_kit.testing.contracts import check_language_model
 from llava_kit_causal_lm import CausalLmOptions, attention, build_causal_lm
+from llava_kit_causal_lm import cache as cache_module
 from llava_kit_causal_lm.language_model import PRESETS
 
 TINY = {
@@ -135,6 +136,54 @@ def test_cache_has_an_end(tmp_path):
     model(torch.randn(1, 3, 32), torch.arange(3)[None], cache=cache)
     with pytest.raises(LlavaKitError, match="made for 4 positions: 3 are filled and 2 more"):
         model(torch.randn(1, 2, 32), torch.arange(2)[None], cache=cache)
+
+
+def test_cache_grows(tmp_path, monkeypatch):
+    """A cache for a long answer takes no more memory than what is said needs, and moves when that is not enough."""
+    model = build(write_config(tmp_path, "mistral"))
+    cache = model.new_cache(2, 60)
+    model(torch.randn(2, 3, 32), torch.arange(3).expand(2, 3), cache=cache)
+    assert cache.past.layers[0].key_buffer.shape[2] == 60
+    monkeypatch.setattr(cache_module, "_ROOM", 2)
+    cache = model.new_cache(2, 60)
+    model(torch.randn(2, 3, 32), torch.arange(3).expand(2, 3), cache=cache)
+    assert cache.past.layers[0].key_buffer.shape[2] == 5
+    check_language_model(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "positions"),
+    [
+        ({}, 64),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}, 256),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                    "rope_theta": 1e4,
+                }
+            },
+            256,
+        ),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 16,
+                    "rope_theta": 1e4,
+                }
+            },
+            64,
+        ),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 128),
+        ({"model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32}, 64),
+    ],
+)
+def test_context(tmp_path, changes, positions):
+    assert build(write_config(tmp_path, "llama", **changes)).context == positions
 
 
 def test_packing_refused_where_it_would_leak(tmp_path):
