@@ -45,6 +45,11 @@ def save_model(
             "`model` block (a dict will do) to be able to save it"
         )
     names = [name for name in COMPONENTS if name in {*components, "connector"}]
+    for name in names:
+        if any(not parameter.is_floating_point() for parameter in getattr(assembly.model, name).parameters()):
+            raise LlavaKitError(
+                f"the {name.replace('_', ' ')} is quantised, and its weights as they were are gone; load it without `quantise`"
+            )
     description = {
         "format": FORMAT,
         "model": assembly.recipe_model.model_dump(mode="json"),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..assemble.parts import Assembly, assemble
 from ..errors import CheckpointError, LlavaKitError, shorten, suggest
 from ..recipe.schema import COMPONENTS, Model
+from .quantise import Quantiser
 from .tensors import Tensors
 
 # Tensors that a checkpoint may hold and a model of ours has no place for, by component, each with its reason.
@@ -80,8 +81,10 @@ class Foreign:
     notes: tuple[str, ...] = ()
 
 
-def build(foreign: Foreign, *, device: str | torch.device | None = None) -> Assembly:
+def build(foreign: Foreign, *, device: str | torch.device | None = None, quantiser: Quantiser | None = None) -> Assembly:
     """The model, with every tensor from the checkpoint, in the types that `foreign.block` names, on `device` (default: CPU).
+
+    With a `quantiser` the language model's maps are quantised one by one as they are read.
 
     Raises `CheckpointError` naming every tensor that is missing, that has no place, or that has another shape (with both).
     """
@@ -99,10 +102,16 @@ def build(foreign: Foreign, *, device: str | torch.device | None = None) -> Asse
         raise CheckpointError(f"{foreign.folder}: the weights do not fit the config: {shorten(sorted(wrong))}")
     _check_vocabulary(assembly, foreign)
     target = torch.device(device or "cpu")
+    if quantiser is not None:
+        quantiser.swap(model.language_model)
     for component in COMPONENTS:
         part = getattr(model, component)
         dtype = dtype_of(foreign.block, component)
         for own, canonical in places[component].items():
+            if quantiser is not None and component == "language_model":
+                tensor = _copy(foreign.tensors[component], canonical, torch.device("cpu"), dtype)
+                if quantiser.store(part, own, tensor, target):
+                    continue
             assign(part, own, _copy(foreign.tensors[component], canonical, target, dtype))
     if foreign.newline is not None:
         model.newline = nn.Parameter(_copy(*foreign.newline, target, dtype_of(foreign.block, "connector")).reshape(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from ..assemble.weights import load_model as load_own_model
 from ..core.checkpoint import CONFIG_FILE
 from ..errors import CheckpointError, LlavaKitError, first_line
 from . import original_reader, transformers_reader
+from .adapter import adapted, is_adapter, need_base, read_adapter
 from .foreign import Foreign, LoadOptions, build
 from .package import is_package, load_package
+from .quantise import Quantiser
 
 
 def load_model(
@@ -26,25 +29,32 @@ def load_model(
     encoder: str | None = None,
     template: str | None = None,
     dtype: str | None = None,
+    quantise: str | None = None,
 ) -> Assembly:
     """The model in a folder: a run, stage or model folder of ours, or a package that was exported; a LLaVA or LLaVA-NeXT
     folder of transformers; a folder of the original repositories (whole, connector alone, LoRA, or delta weights, the last
     three with `base`).
 
-    `base`, `encoder`, `template` and `dtype` are those of `LoadOptions`. Weights are read with one copy in memory.
+    `base`, `encoder`, `template` and `dtype` are those of `LoadOptions`. Weights are read with one copy in memory. `quantise`:
+    "4bit" or "8bit" for the language model's weights, where bitsandbytes is installed (the extra `quant`).
 
     Raises `CheckpointError` naming the file or the tensor when something is missing, damaged, or of another shape.
     """
     options = LoadOptions(base, encoder, template, dtype)
+    quantiser = None if quantise is None else Quantiser(quantise)
     foreign = describe(Path(source).expanduser(), options)
     if foreign is not None:
-        return build(foreign, device=device)
+        return build(foreign, device=device, quantiser=quantiser)
     given = [name for name in ("base", "encoder", "template") if getattr(options, name) is not None]
     if given:
         raise LlavaKitError(f"{source}: a model of llava_kit says itself what it is made of; leave out {', '.join(given)}")
-    if is_package(Path(source).expanduser()):
-        return load_package(Path(source).expanduser(), device=device, dtype=dtype)
-    return load_own_model(source, device=device, dtype=dtype)
+    load = load_package if is_package(Path(source).expanduser()) else load_own_model
+    if quantiser is None:
+        return load(Path(source).expanduser(), device=device, dtype=dtype)
+    assembly = load(Path(source).expanduser(), dtype=dtype)
+    quantiser.convert(assembly.model.language_model, torch.device(device or "cpu"))
+    assembly.model.to(device)
+    return assembly
 
 
 def describe(folder: Path, options: LoadOptions) -> Foreign | None:
@@ -57,6 +67,12 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
     config = read_config(folder)
     if original_reader.is_original(folder, config):
         return original_reader.read(folder, config, options)
+    if is_adapter(folder):
+        adapter = read_adapter(folder)
+        foreign = describe(need_base(adapter, options.base), replace(options, base=None))
+        if foreign is None:
+            raise CheckpointError(f"base {options.base}: expected a LLaVA folder of another program, on which {folder} was trained")
+        return adapted(foreign, adapter)
     model_type = config.get("model_type")
     if model_type in transformers_reader.MODEL_TYPES:
         return transformers_reader.read(folder, config, options)

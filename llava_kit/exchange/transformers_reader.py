@@ -56,7 +56,9 @@ def read(folder: Path, config: dict[str, Any], options: LoadOptions) -> Foreign:
     )
     dtypes = {name: options.dtype or _stored_type(tensors[name]) for name in COMPONENTS}
     encoder = _encoder(folder, resolved, vision, pictures, dtypes["encoder"])
-    language_model = Part(type="causal_lm", config=text, tokenizer=str(folder), dtype=dtypes["language_model"])
+    language_model = Part.model_validate(
+        {"type": "causal_lm", "config": text, "tokenizer": str(folder), "dtype": dtypes["language_model"]}
+    )
     template, template_note = choose_template(folder, text["model_type"], wanted=options.template, tokenisation="whole")
     block = Model(
         encoder=encoder,
@@ -170,4 +172,6 @@ def _connector(folder: Path, resolved: Any) -> Part:
             f"{folder / CONFIG_FILE}: projector_hidden_act: found {resolved.projector_hidden_act!r}; expected one of "
             f"{', '.join(ACTIVATIONS)}"
         )
-    return Part(type="mlp", depth=2, activation=activation, bias=resolved.multimodal_projector_bias)
+    return Part.model_validate(
+        {"type": "mlp", "depth": 2, "activation": activation, "bias": resolved.multimodal_projector_bias}
+    )
