@@ -1,9 +1,11 @@
 """Recipe or ready parts -> a model that fits together; what does not fit is told before anything trains."""
 
+import numpy as np
 import pytest
 import torch
 
 import llava_kit
+from llava_kit.data.collate import collate
 from llava_kit.errors import LlavaKitError, PluginError, RecipeError
 from llava_kit.model.side_by_side import SideBySideEncoder
 
@@ -13,6 +15,30 @@ def test_from_a_model_block(toy):
     assert assembly.side == (2, 2)
     assert assembly.model.newline is not None, "unpad ends lines with a newline row"
     assert assembly.recipe_model is not None
+
+
+def test_a_clip_goes_all_the_way(toy):
+    toy["tiling"] = {"mode": "pad", "video": {"frames": 3, "pool": "max", "newline": "frame"}}
+    assembly = llava_kit.assemble(toy, seed=1)
+    assert assembly.model.newline is not None
+    frames = tuple(llava_kit.ImagePixels(lambda c=c: np.full((20, 30, 3), c, np.uint8), (30, 20)) for c in range(0, 200, 40))
+    reply = assembly.chat("What is it?", [llava_kit.Clip(frames)], max_new_tokens=3)
+    assert isinstance(reply, str)
+    message = llava_kit.Message("user", (llava_kit.ImageSlot(0), "\nWhat?"))
+    conversation = llava_kit.Conversation((message, llava_kit.Message("assistant", ("A cat.",))))
+    example = assembly.examples().make(llava_kit.Sample("s", conversation, (llava_kit.Clip(frames),)))
+    batch = collate([example], side=assembly.side, vocab=assembly.model.language_model.embedding.shape[0])
+    loss = assembly.model(batch.tiles, batch.plan, batch.position_ids, batch.target_positions, batch.target_ids)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in assembly.model.connector.named_parameters()}
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+
+
+def test_pooling_frames_needs_rows_with_a_place(toy):
+    toy["tiling"] = {"mode": "pad", "video": {}}
+    toy["connector"] = {"type": "perceiver", "num_queries": 4}
+    with pytest.raises(RecipeError, match=r"tiling\.video: pooling the frames of a clip needs visual rows"):
+        llava_kit.assemble(toy)
 
 
 def test_a_seed_decides_every_fresh_weight(toy):

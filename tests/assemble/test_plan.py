@@ -51,6 +51,14 @@ def test_visual_tokens_of_next():
     assert 10 < executed * seen / (8 * a100.peak_tflops * 1e12 * a100.utilisation) / 3600 < 40
 
 
+def test_a_shrunk_canvas_is_counted_as_it_is_seated(recipe):
+    """32 x 32 pixels and 2 x 2 visual rows a tile: nine tiles, 36 rows, are brought to the four of one tile."""
+    tiling = {"mode": "anyres", "pinpoints": "(3x3),...,(3x3)", "max_tiles": 1}
+    plan = plan_recipe(recipe(tiling=tiling), settings(sizes=((96, 96),)))
+    (picture,) = plan.stages["only"].pictures
+    assert (picture.tiles, picture.visual_tokens, picture.newlines, picture.visual_rows) == (10, 4 + 2 * 3, 2, 8)
+
+
 def test_the_work_of_a_sample_of_v1_5():
     """6 operations a parameter and position, and attention: 41.1 GFLOP a position, the head counted on every one of them."""
     plan = plan_recipe(load_recipe("llava_v1_5_7b"), PlanSettings(sizes=((336, 336),)))
