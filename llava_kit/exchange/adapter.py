@@ -9,15 +9,17 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, first_line, shorten
-from .layouts import Place, from_original, from_transformers
+from ..core.checkpoint import fetch_checkpoint
+from ..errors import CheckpointError, PluginError, first_line, shorten
+from .foreign import Foreign
+from .layouts import NEWLINE, Place, from_original, from_transformers
 from .tensors import FileTensors, Tensors, weight_files
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -179,6 +181,39 @@ def merged(bases: Mapping[str, Tensors], adapter: Adapter) -> dict[str, Tensors]
     if wrong:
         raise CheckpointError(f"{adapter.folder}: the adapter does not fit its base: {shorten(sorted(wrong))}")
     return {component: MergedTensors(base, adapter, component) for component, base in bases.items()}
+
+
+def adapted(foreign: Foreign, adapter: Adapter) -> Foreign:
+    """A described checkpoint with the adapter merged into it.
+
+    Raises `CheckpointError` when the adapter is for other weights.
+    """
+    newline = Place(NEWLINE, NEWLINE)
+    return replace(
+        foreign,
+        layout=f"{foreign.layout}, a LoRA adapter merged",
+        folder=adapter.folder,
+        tensors=merged(foreign.tensors, adapter),
+        newline=(adapter.tensors, adapter.whole[newline]) if newline in adapter.whole else foreign.newline,
+        notes=(*foreign.notes, f"base: {foreign.folder}"),
+    )
+
+
+def need_base(adapter: Adapter, base: str | None) -> Path:
+    """The folder of the model that the adapter was trained on.
+
+    Raises `CheckpointError` when nobody named it, or it cannot be had.
+    """
+    if base is None:
+        name = adapter.config.get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{adapter.folder}: holds a LoRA adapter; the model that it was trained on must be given with the option `base`"
+            + (f"; adapter_config.json names {name!r}" if name else "")
+        )
+    try:
+        return fetch_checkpoint(base)
+    except PluginError as error:
+        raise CheckpointError(f"base: {error}") from error
 
 
 def _misfits(bases: Mapping[str, Tensors], adapter: Adapter) -> Iterable[str]:

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from folders import make_model, text_config
+from folders import make_model, make_processor, text_config, write_folder
 from originals import original_config, write_json, write_language_model, write_tower, write_trained, write_whole
 from safetensors.torch import load_file, save_file
 from test_original_reader import assert_same
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 import llava_kit
 from llava_kit import CheckpointError
@@ -200,6 +200,26 @@ def test_the_same_as_peft(model, tower, base, tmp_path):
         published = loaded.published()
         for own, tensor in loaded.state_dict().items():
             torch.testing.assert_close(tensor, expected[published.names[own]], rtol=0, atol=1e-6)
+
+
+def test_an_adapter_of_peft_on_a_folder_of_transformers(model, tmp_path):
+    """As peft writes it for transformers' Llava: names of its modules, a connector saved whole."""
+    peft = pytest.importorskip("peft")
+    folder = write_folder(tmp_path / "llava", make_model(), make_processor(model))
+    theirs = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    targets = r".*language_model.*\.(q_proj|down_proj)"
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, modules_to_save=["linear_2"])
+    wrapped = peft.get_peft_model(theirs, config)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    assembly = llava_kit.load_model(tmp_path / "adapter", base=str(folder))
+    assert_same(assembly, wrapped.merge_and_unload())
+    with pytest.raises(CheckpointError, match="option `base`"):
+        llava_kit.load_model(tmp_path / "adapter")
 
 
 # --- what can be wrong ---
