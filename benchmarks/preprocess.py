@@ -78,13 +78,17 @@ def ours(data: bytes, tiler: Tiler) -> Tensor:
     return NORMALISER(torch.from_numpy(cut(data, tiler)[0]))
 
 
-def by_pillow(data: bytes, tiler: Tiler) -> Tensor:
-    """`ours` as it is without `simplejpeg`."""
-    held, jpeg_decoder.simplejpeg = jpeg_decoder.simplejpeg, None
-    try:
-        return ours(data, tiler)
-    finally:
-        jpeg_decoder.simplejpeg = held
+def by_pillow(way: Callable[[], object]) -> Callable[[], object]:
+    """`way` as it is without `simplejpeg`."""
+
+    def run() -> object:
+        held, jpeg_decoder.simplejpeg = jpeg_decoder.simplejpeg, None
+        try:
+            return way()
+        finally:
+            jpeg_decoder.simplejpeg = held
+
+    return run
 
 
 def padded_to_square(picture: Image.Image) -> Image.Image:
@@ -146,10 +150,10 @@ def time_ways(report: Report, name: str, ways: Ways, rounds: int, peers: dict[st
     return ratios
 
 
-def geometric_means(report: Report, name: str, ratios: list[dict[str, float]], targets: dict[str, float | None]) -> None:
+def geometric_means(report: Report, ratios: list[dict[str, float]], targets: dict[str, float | None], row: str = "") -> None:
     for label, target in targets.items():
         mean = float(np.exp(np.mean([np.log(ratio[label]) for ratio in ratios])))
-        report.figure(f"{name}: {label}, geometric mean", mean, "x", at_least=target)
+        report.figure(f"{row}{label}, geometric mean", mean, "x", at_least=target)
 
 
 def one_tile(report: Report, rounds: int) -> None:
@@ -176,7 +180,7 @@ def one_tile(report: Report, rounds: int) -> None:
             "CLIPImageProcessor": lambda data=data: torch_way(opened(data), return_tensors="pt")["pixel_values"],
             "ours, pad": lambda data=data: ours(data, pad),
             "original, pad": lambda data=data: pillow_way(padded_to_square(opened(data)), return_tensors="pt")["pixel_values"],
-            "ours, square by Pillow": lambda data=data: by_pillow(data, square),
+            "ours, square by Pillow": by_pillow(lambda data=data: ours(data, square)),
             "ours, square to uint8": lambda data=data: cut(data, square),
             "reading alone": lambda data=data: read_pixels(ImageBytes(data)),
         }
@@ -186,7 +190,7 @@ def one_tile(report: Report, rounds: int) -> None:
         "original / ours, both padded": 3.0,
         "CLIPImageProcessor / ours by Pillow": 1.35,
     }
-    geometric_means(report, "C1", ratios, {label: targets.get(label) for label in peers})
+    geometric_means(report, ratios, {label: targets.get(label) for label in peers}, "C1: ")
     check_pixels(report, "C1: square against CLIPImageProcessorPil", squares)
     check_pixels(report, "C1: pad against the original", pads)
 
@@ -219,12 +223,12 @@ def several_tiles(report: Report, rounds: int) -> None:
             "ours": lambda data=data: ours(data, as_transformers),
             "LlavaNextImageProcessor": lambda data=data: torch_way(opened(data), return_tensors="pt")["pixel_values"],
             "original": lambda data=data: original_anyres(opened(data), each),
-            "ours by Pillow": lambda data=data: by_pillow(data, as_transformers),
+            "ours by Pillow": by_pillow(lambda data=data: ours(data, as_transformers)),
             "ours to uint8": lambda data=data: cut(data, as_transformers),
         }
         ratios.append(time_ways(report, f"AnyRes {size[0]}x{size[1]}", ways, rounds, peers))
     targets = {"LlavaNextImageProcessor / ours": 1.35, "original / ours": 3.3}
-    geometric_means(report, "C2", ratios, {label: targets.get(label) for label in peers})
+    geometric_means(report, ratios, {label: targets.get(label) for label in peers}, "C2: ")
     check_pixels(report, "C2: against LlavaNextImageProcessorPil", next_pairs)
     check_pixels(report, "C2: against the original", original_pairs)
     report.claim("C2: as many rows and columns of tiles as LlavaNextImageProcessor", grids)

@@ -39,6 +39,7 @@ from .preprocess import (
     TILES,
     Ways,
     apart,
+    by_pillow,
     check_pixels,
     geometric_means,
     opened,
@@ -87,7 +88,7 @@ def compare(
 ):
     """One kind of model: ours against `processor` in time and ids, against the image processor `exact` in pixels."""
     label = f"{name} / ours"
-    peers = {label: ("ours", name), f"{label} to uint8": ("ours to uint8", name)}
+    peers = {label: ("ours", name)} | {f"{label} {how}": (f"ours {how}", name) for how in ("by Pillow", "to uint8")}
     image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
     equal, pairs, ratios = True, [], []
     for size in SIZES:
@@ -99,12 +100,13 @@ def compare(
         ways: Ways = {
             "ours": lambda data=data: ours(data, question, maker),
             name: lambda data=data: theirs(data, question, processor),
+            "ours by Pillow": by_pillow(lambda data=data: ours(data, question, maker)),
             "ours to uint8": lambda data=data: make_batch(data, question, maker),
         }
-        ratios.append(time_ways(report, f"{size[0]}x{size[1]}", ways, rounds, peers))
-    geometric_means(report, "C4", ratios, {label: target, f"{label} to uint8": None})
-    check_pixels(report, f"C4: {name}", pairs)
-    report.claim(f"C4: token ids and the places of visual rows equal those of {name}", equal)
+        ratios.append(time_ways(report, f"{name} {size[0]}x{size[1]}", ways, rounds, peers))
+    geometric_means(report, ratios, {way: target if way == label else None for way in peers})
+    check_pixels(report, name, pairs)
+    report.claim(f"token ids and the places of visual rows equal those of {name}", equal)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,4 +40,4 @@ class Encoder(nn.Module, ABC):
         scale = torch.tensor([1 / (255 * s) for s in self.spec.std], device=tiles.device)
         shift = torch.tensor([-m / s for m, s in zip(self.spec.mean, self.spec.std)], device=tiles.device)
         # In one step (`addcmul`, or bytes times `scale`) a CPU takes twice the time: it then converts number by number.
-        return tiles.to(torch.float32).mul_(scale.view(3, 1, 1)).add_(shift.view(3, 1, 1)).to(dtype)
+        return tiles.to(torch.float32, copy=True).mul_(scale.view(3, 1, 1)).add_(shift.view(3, 1, 1)).to(dtype)
