@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..assemble.files import write_json
 from ..assemble.parts import Assembly
@@ -19,7 +23,7 @@ from .load import describe
 
 WEIGHTS = "adapter_model.safetensors"
 # Settings of training that mean something to those who train on.
-_KEPT_KEYS = ("lora_alpha", "lora_dropout", "use_rslora", "fan_in_fan_out", "alpha_pattern")
+_KEPT_KEYS = ("lora_dropout", "use_rslora", "fan_in_fan_out")
 
 
 def load_apart(source: str | Path, *, device: str | torch.device | None = None, **options: Any) -> tuple[Assembly, Adapter]:
@@ -51,32 +55,41 @@ def write_adapter(adapter: Adapter, folder: Path, to: str, dtype: torch.dtype) -
             "--lora merged"
         )
     folder.mkdir()
-    tensors, modules, ranks = {}, [], {}
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
     for place in adapter.pairs:
         module = _module(place, to)
         a, b = adapter.factors(place)
         tensors[f"base_model.model.{module}.lora_A.weight"] = a.to(dtype).contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = b.to(dtype).contiguous()
-        modules.append(module)
-        ranks[module] = adapter.rank_of(place)
+        rank = ranks[module] = adapter.rank_of(place)
+        # Patterns of the source are about its own module names; here each module that differs is named.
+        alphas[module] = adapter.scale(place) * (math.sqrt(rank) if adapter.config.get("use_rslora") else rank)
     config = {key: adapter.config[key] for key in _KEPT_KEYS if adapter.config.get(key) is not None}
-    rank = adapter.rank
+    rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
     write_json(
         folder / ADAPTER_CONFIG,
         {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            "task_type": None,
             "base_model_name_or_path": "..",
             "inference_mode": True,
             "bias": "none",
             "r": rank,
+            "lora_alpha": alpha,
             # Whole names: short ones such as q_proj would be found in the encoder, too.
-            "target_modules": sorted(modules),
+            "target_modules": sorted(ranks),
             "rank_pattern": {module: found for module, found in ranks.items() if found != rank},
+            "alpha_pattern": {module: found for module, found in alphas.items() if found != alpha},
             **config,
         },
     )
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _commonest(values: Iterable[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]
 
 
 def _module(place: Place, to: str) -> str:

@@ -56,8 +56,8 @@ def remarks(assembly: Assembly) -> list[str]:
     if published_encoder(assembly).architecture == _SIGLIP:
         found.append(
             "SigLIP: the originals take every local folder for CLIP; for their code mm_vision_tower must be the tower's name "
-            "on the hub (their SigLIP class drops its last layer; the weights here take the place of the others). llava-kit reads "
-            "the folder as it is"
+            "on the hub (their SigLIP class drops its last layer; the weights here take the place of the others). llava-kit "
+            "reads the folder as it is"
         )
     if assembly.tiler.options.rule == "transformers":
         found.append("AnyRes: the originals' row counts differ from ours (`rule: transformers`) for a few sizes in a million")

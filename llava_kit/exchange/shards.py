@@ -69,7 +69,12 @@ def write_shards(folder: Path, pieces: Sequence[Piece], *, max_bytes: int, progr
     homes: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {each.name: _ready(each) for each in shard}
+        tensors: dict[str, Tensor] = {}
+        for each in shard:
+            tensor = _ready(each)
+            # safetensors refuses two names for one memory; a reader that knows of no tie wants both.
+            shared = any(tensor.data_ptr() == other.data_ptr() and tensor.numel() for other in tensors.values())
+            tensors[each.name] = tensor.clone() if shared else tensor
         save_file(tensors, folder / name, metadata={"format": "pt"})
         homes.update(dict.fromkeys(tensors, name))
         done += sum(each.num_bytes for each in shard)

@@ -36,6 +36,8 @@ def write_language_model(folder: Path, kind: str = "llama", **changes: Any) -> P
     tokenizer = byte_level_tokenizer() if kind == "qwen2" else sentencepiece_tokenizer()
     sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 4096, "vocab_size": len(tokenizer)}
+    # As Qwen's own: more rows than tokens (transformers' class for it adds one of its own).
+    sizes["vocab_size"] += 8 * (kind == "qwen2")
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     window = {"sliding_window": None} if kind == "mistral" else {}
     model = AutoModelForCausalLM.from_config(TEXTS[kind](**{**sizes, **ends, **window, **changes}))

@@ -132,7 +132,8 @@ def test_processor_and_generate_say_what_our_chat_says(made, tmp_path):
         found = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         theirs = processor.decode(found, skip_special_tokens=True).strip()
         ours = llava_kit.load_model(outcome.folder).chat("What is it?", [pixels], max_new_tokens=12)
-        assert ours.strip() == theirs, name
+        assert ours.strip() == theirs.rstrip("�").strip(), name  # our chat shows no half letter
+        assert ours
 
 
 def test_wrong_weights_are_noticed(made):
