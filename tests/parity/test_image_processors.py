@@ -175,6 +175,33 @@ def test_default_processors_agree_to_the_byte(size):
     assert differences(Tiler(SPEC, TilingOptions("anyres", NEXT, rule="transformers")).cut(picture)[0], theirs)[0] == 0
 
 
+def test_colours_that_transformers_sees_alike_and_those_it_does_not():
+    """What docs/pictures.md says of its PIL processors: transparency on white as here, deep greys clipped instead of scaled."""
+
+    def seen(picture: Image.Image) -> tuple[list[int], list[int]]:
+        theirs = pillow_processor(CLIPImageProcessorPil)(picture, return_tensors="np")["pixel_values"]
+        ours, _ = Tiler(SPEC, TilingOptions("square", resampler="pillow")).cut(picture)
+        return ours[0, :, 168, 168].tolist(), theirs[0, :, 168, 168].tolist()
+
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([255, 0, 0])
+    palette.info["transparency"] = 0
+    alike = [
+        Image.new("RGBA", (8, 8), (255, 0, 0, 0)),
+        Image.new("RGBA", (8, 8), (9, 90, 200, 100)),
+        Image.new("LA", (8, 8), (77, 0)),
+        palette,
+        Image.new("1", (8, 8), 1),
+        Image.new("L", (8, 8), 33),
+        Image.new("CMYK", (8, 8), (10, 200, 100, 20)),
+    ]
+    for picture in alike:
+        ours, theirs = seen(picture)
+        assert ours == theirs, picture.mode
+    assert seen(Image.fromarray(np.full((8, 8), 257 * 40, np.uint16))) == ([40] * 3, [255] * 3)
+    assert seen(Image.fromarray(np.full((8, 8), 0.5, np.float32))) == ([128] * 3, [0] * 3)
+
+
 def sizes_to_try() -> list[tuple[int, int]]:
     draw = random.Random(0)
     coarse = range(1, 2305, 24)

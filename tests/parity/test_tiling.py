@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -332,3 +334,13 @@ def test_both_rules_differ_where_they_are_known_to():
 
 def test_windows_hold_the_rows_in_reading_order():
     assert np.array_equal(canvas_lines(Grid(2, 2), Grid(3, 3), (0, 6, 0, 6)), numbered(Grid(2, 2), 3)[0].numpy())
+
+
+def test_the_table_of_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "pictures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) x (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for width, height, *counts in rows:
+        found = [_row(config, (int(width), int(height)))[2] for config in CONFIGS]
+        assert found == [int(count.replace(",", "")) for count in counts], (width, height)
+    assert f"over {len(SIZES):,} sizes" in " ".join(text.split())
