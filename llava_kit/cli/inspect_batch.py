@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         shuffled=data.order == "shuffled",
         start_step=arguments.step,
         vocab=opened.vocab,
+        pictures=data.pictures,  # of that step's epoch; the source has those of the first
     )
     if not 0 <= arguments.step < loader.num_steps:
         raise LlavaKitError(f"--step {arguments.step}: stage {opened.name!r} has the steps 0 to {loader.num_steps - 1}")
@@ -69,13 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _describe(batch: Batch) -> dict[str, Any]:
     """The batch and each of its rows in numbers; shares are of all positions."""
-    from ..core.splice import NEWLINE, PAD
+    from ..core.splice import PAD, TEXT
 
     rows, positions = batch.plan.shape
     source = batch.plan.source.view(rows, positions)
     targets = (batch.target_positions // positions).bincount(minlength=rows)
     filled = (source != PAD).sum(1)
-    visual = ((source >= 0) | (source == NEWLINE)).sum(1)
+    visual = ((source != TEXT) & (source != PAD)).sum(1)
     samples = iter(batch.sample_ids)
     names: list[list[str]] = [[] for _ in range(rows)]
     for offset in batch.plan.sequences.host_offsets[:-1]:

@@ -7,14 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from llava_kit.core.tiles import Grid, TileGrid
+from llava_kit.core.tiles import ClipGrid, Grid, TileGrid
 from llava_kit.splice.build import IMAGE, Seating
 
 
-def random_grid(random: np.random.Generator) -> TileGrid:
+def random_grid(random: np.random.Generator) -> TileGrid | ClipGrid:
+    if random.random() < 0.15:
+        pool, newline = random.choice(["bilinear", "average", "max"]), random.choice(["grid", "frame", "one_token", "no_token"])
+        return ClipGrid(int(random.integers(1, 4)), str(pool), str(newline))
     size = tuple(np.exp(random.uniform(0, 8, 2)).astype(int).tolist())
     tiles = Grid(*random.integers(1, 4, 2).tolist()) if random.random() < 0.7 else Grid(0, 0)
-    return TileGrid(size, tiles, merge="spatial_unpad" if random.random() < 0.7 else "spatial")
+    merge = str(random.choice(["flat", "spatial", "spatial_unpad"], p=[0.15, 0.15, 0.7]))
+    return TileGrid(size, tiles, merge, max_tiles=(None, None, 1, 2)[random.integers(0, 4)])
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from llava_kit.core.splice import NEWLINE, PAD, TEXT
+from llava_kit.core.splice import BLENDED, NEWLINE, PAD, TEXT
 from llava_kit.core.tiles import Grid, TileGrid
 from llava_kit.errors import LlavaKitError, SampleError
+from llava_kit.splice.blend import mixture
 from llava_kit.splice.build import IMAGE, Built, Seating, build_plan, sample_length
 from llava_kit.splice.layout import picture_rows
 
@@ -20,6 +21,7 @@ SIDE = Grid(2, 2)
 def dealt_out(rows: list[list[Seating]], side: Grid, length: int) -> dict[str, list]:
     """Everything the plan says, by appending one seat after another."""
     source, text_ids, position_ids, offsets, targets, tiles = [], {}, [], [], [], 0
+    blended = {"sum": [], "max": []}
     for row in rows:
         begin = len(source)
         for seating in row:
@@ -29,7 +31,13 @@ def dealt_out(rows: list[list[Seating]], side: Grid, length: int) -> dict[str, l
             for token, trainable in zip(seating.token_ids.tolist(), seating.trainable.tolist()):
                 if token == IMAGE:
                     grid = next(grids)
-                    source += picture_rows(grid, side, tiles * side.area).tolist()
+                    rows_of_picture = picture_rows(grid, side, tiles * side.area).tolist()
+                    mixed = mixture(grid, side)
+                    if mixed is not None:
+                        seats = [len(source) + place for place, row in enumerate(rows_of_picture) if row == BLENDED]
+                        four = (mixed.rows[mixed.taps] + tiles * side.area).tolist()
+                        blended[mixed.reduce] += zip(seats, four, mixed.weights.tolist(), strict=True)
+                    source += rows_of_picture
                     tiles += grid.num_tiles
                     continue
                 if trainable and len(source) > first:
@@ -50,6 +58,7 @@ def dealt_out(rows: list[list[Seating]], side: Grid, length: int) -> dict[str, l
         "offsets": [*offsets, len(source)],
         "targets": targets,
         "tiles": tiles,
+        "blended": {reduce: rows for reduce, rows in blended.items() if rows},
     }
 
 
@@ -64,6 +73,12 @@ def check(built: Built, rows: list[list[Seating]], side: Grid, length: int) -> N
     assert plan.visual_rows.tolist() == [row for row in source if row >= 0]
     assert plan.newline_positions.tolist() == [p for p, row in enumerate(source) if row == NEWLINE]
     assert len(set(plan.visual_rows.tolist())) == len(plan.visual_rows)  # each at most once
+    found = {b.reduce: list(zip(b.positions.tolist(), b.rows[b.taps].tolist(), b.weights.tolist())) for b in plan.blends}
+    assert found == expected["blended"]
+    for blend in plan.blends:
+        assert len(set(blend.rows.tolist())) == len(blend.rows) == len(blend.taps.unique())  # each once, and none in vain
+        if blend.reduce == "sum":
+            torch.testing.assert_close(blend.weights.sum(1), torch.ones(len(blend.weights)))
     assert built.position_ids.flatten().tolist() == expected["position_ids"]
     assert built.position_ids.shape == plan.shape
     assert list(zip(built.target_positions.tolist(), built.target_ids.tolist())) == expected["targets"]
@@ -77,7 +92,7 @@ def check(built: Built, rows: list[list[Seating]], side: Grid, length: int) -> N
 @pytest.mark.parametrize("seed", range(60))
 def test_random_batches(random_seating, seed):
     random = np.random.default_rng(seed)
-    side = Grid(*random.integers(1, 5, 2).tolist())
+    side = Grid(*random.integers(2, 5, 2).tolist())
     per_row = random.integers(0 if seed % 3 else 1, 4 if seed % 2 else 2, random.integers(1, 6))
     if not per_row.any():
         per_row[0] = 1

@@ -89,7 +89,24 @@ def test_operations_are_few_and_the_same_for_every_batch():
     assert not {"_local_scalar_dense", "nonzero", "item", "is_nonzero"} & {*seen[0][0], *seen[0][1]}
 
 
-@pytest.mark.parametrize("name", ["packed", "anyres_41_341", "halving", "text_only", "summary"])
+def test_blends_cost_a_few_operations_more_and_no_host_read():
+    for name, most in (("shrunk", 14), ("clips", 18), ("blended", 18)):
+        case = CASES[name]
+        parts = case.parts(torch.float32, "cpu")
+        rowwise = Through(rowwise=True)
+        embedding = nn.Parameter(torch.randn(53, case.vision_width))
+        with Operations() as forward:
+            rows = ReferenceSplicer()(
+                case.plan, parts.features, rowwise, embedding, nn.Parameter(torch.randn(case.vision_width))
+            )
+        with Operations() as backward:
+            rows.sum().backward()
+        assert len(forward.names) <= most, forward.names
+        assert not {"_local_scalar_dense", "nonzero", "item", "is_nonzero"} & {*forward.names, *backward.names}
+        assert rowwise.rows == len(case.plan.visual_rows) + sum(len(blend.rows) for blend in case.plan.blends)
+
+
+@pytest.mark.parametrize("name", ["packed", "anyres_41_341", "halving", "text_only", "summary", "blended", "blended_halving"])
 def test_is_one_graph_that_reads_no_value(name):
     """Fake tensors hold no values: whatever would read one from the device fails here."""
     case = CASES[name]
@@ -104,7 +121,7 @@ def test_is_one_graph_that_reads_no_value(name):
         assert all(tensor.grad is not None for tensor in (features, embedding, newline, *connector.parameters()))
 
 
-@pytest.mark.parametrize("name", ["packed", "halving"])
+@pytest.mark.parametrize("name", ["packed", "halving", "blended"])
 def test_compiles_whole_forward_and_backward(name):
     case = CASES[name]
     results = []
