@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..assemble.parts import Assembly, assemble
-from ..errors import CheckpointError, LlavaKitError, shorten, suggest
+from ..errors import CheckpointError, LlavaKitError, suggest
 from ..recipe.schema import COMPONENTS, Model
 from .quantise import Quantiser
 from .tensors import Tensors
@@ -29,6 +29,8 @@ _SPARE = {
     # Rotary frequencies, which old transformers stored.
     "language_model": re.compile(r".*\.rotary_emb\.inv_freq|.*\.attn\.(masked_)?bias"),
 }
+# So many problems are told: enough for all of a layer or two, and what is beyond looks the same.
+_LISTED = 50
 _LAYER = re.compile(r"encoder\.layers?\.(\d+)\.")
 
 
@@ -99,7 +101,11 @@ def build(foreign: Foreign, *, device: str | torch.device | None = None, quantis
     ]
     wrong += _wrong_newline(foreign, model.newline)
     if wrong:
-        raise CheckpointError(f"{foreign.folder}: the weights do not fit the config: {shorten(sorted(wrong))}")
+        # Wrong shapes first: they tell most about what is wrong.
+        ordered = sorted(wrong, key=lambda problem: ("found shape" not in problem, problem))
+        more = [f"and {len(ordered) - _LISTED} more"] if len(ordered) > _LISTED else []
+        listed = "\n  ".join([*ordered[:_LISTED], *more])
+        raise CheckpointError(f"{foreign.folder}: the weights do not fit the config:\n  {listed}")
     _check_vocabulary(assembly, foreign)
     target = torch.device(device or "cpu")
     if quantiser is not None:
@@ -210,10 +216,12 @@ def _check_vocabulary(assembly: Assembly, foreign: Foreign) -> None:
     rows = assembly.model.language_model.embedding.shape[0]
     tokenizer = assembly.tokenizer
     highest = max(tokenizer.get_vocab().values(), default=-1)
-    if foreign.image_token is not None and tokenizer.convert_ids_to_tokens(foreign.image_token) is None:
+    if foreign.image_token is not None and foreign.image_token not in tokenizer.added_tokens_decoder:
+        found = tokenizer.convert_ids_to_tokens(foreign.image_token)
+        what = "nothing" if found is None else f"the plain token {found!r}"
         raise CheckpointError(
-            f"{foreign.tokenizer}: its tokenizer has no token of id {foreign.image_token}, which the config names as the place "
-            f"of a picture (image_token_index); its ids go up to {highest}: a tokenizer of the language model alone?"
+            f"{foreign.tokenizer}: its tokenizer has {what} at id {foreign.image_token}, which the config names as the place "
+            "of a picture (image_token_index); expected a token such as '<image>': a tokenizer of the language model alone?"
         )
     if highest >= rows:
         token = tokenizer.convert_ids_to_tokens(highest)

@@ -71,12 +71,14 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
         adapter = read_adapter(folder)
         foreign = describe(need_base(adapter, options.base), replace(options, base=None))
         if foreign is None:
-            raise CheckpointError(f"base {options.base}: expected a LLaVA folder of another program, on which {folder} was trained")
+            raise CheckpointError(f"base {options.base}: expected the LLaVA folder of another program that {folder} adapts")
         return adapted(foreign, adapter)
     model_type = config.get("model_type")
     if model_type in transformers_reader.MODEL_TYPES:
         return transformers_reader.read(folder, config, options)
     if not config:
+        if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
+            raise CheckpointError(f"{folder}: found weights and no {CONFIG_FILE}; expected the config that belongs to them")
         return None
     known = ", ".join(transformers_reader.MODEL_TYPES)
     raise CheckpointError(

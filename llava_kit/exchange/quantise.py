@@ -53,7 +53,7 @@ class Quantiser:
         module = language_model.get_submodule(path)
         if last != "weight" or not _is_quantised(module):
             return False
-        empty = module.weight
+        empty: Any = module.weight
         try:
             # As transformers fills them: the numbers are quantised by the move to a device.
             module.weight = type(empty)(tensor, requires_grad=False, **empty.__dict__).to(device)

@@ -64,7 +64,7 @@ def make_model(*, anyres: bool = False, vision: Any = None, text: Any = None, se
     torch.manual_seed(seed)
     image_token = make_tokenizer().convert_tokens_to_ids(IMAGE)
     keys = {"vision_config": vision or clip_config(), "text_config": text or text_config(), "image_token_index": image_token}
-    if keys["vision_config"].model_type == "siglip_vision_model":
+    if keys["vision_config"].model_type == "siglip_vision_model":  # it has no class token to leave out
         keys["vision_feature_select_strategy"] = "full"
     if anyres:
         model: Any = LlavaNextForConditionalGeneration(
