@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..core.checkpoint import CONFIG_FILE, read_json
+from ..core.checkpoint import CONFIG_FILE
 from ..errors import CheckpointError, shorten
 from ..recipe.schema import COMPONENTS, Model, Part
 from .adapter import Adapter, merged
@@ -19,7 +19,7 @@ from .foreign import DTYPES, Foreign, LoadOptions
 from .layouts import NEWLINE, Place, by_component, from_original
 from .original_config import OriginalConfig, connector_part
 from .original_tower import Tower, find_tower
-from .template_choice import choose_template
+from .template_choice import added_tokens, choose_template
 from .tensors import JoinedTensors, RenamedTensors, Tensors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -169,20 +169,6 @@ def _template(said: OriginalConfig, parts: Parts, options: LoadOptions) -> tuple
             )
         template = Part.model_validate({"type": template.type, **template.options, "around_picture": list(MARKS)})
     return template, told
-
-
-def added_tokens(folder: Path) -> set[str]:
-    """The tokens that were added to the folder's tokenizer, special ones among them."""
-    tokens: set[str] = set()
-    for entry in _read(folder, "tokenizer.json").get("added_tokens") or ():
-        tokens.add(str(entry.get("content")))
-    for entry in (_read(folder, "tokenizer_config.json").get("added_tokens_decoder") or {}).values():
-        tokens.add(str(entry.get("content")))
-    return tokens | set(_read(folder, "added_tokens.json"))
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    return read_json(folder / name) if (folder / name).is_file() else {}
 
 
 def _stored_type(tensors: Tensors) -> str:

@@ -28,6 +28,8 @@ from .tinyllava_reader import is_tinyllava
 
 CONNECTOR_STEM, TRAINED_STEM = "mm_projector", "non_lora_trainables"
 
+# Keys that no config of transformers has (others that begin with `mm_` some do). v0 wrote the last three.
+KEYS = ("mm_projector_type", "mm_vision_tower", "mm_hidden_size", "mm_vision_select_layer", "mm_use_im_start_end")
 # What is assumed of a connector without a config: LLaVA's recipes take the layer before the last.
 STAGE_1 = {"mm_vision_select_layer": -2}
 
@@ -40,7 +42,7 @@ PRISMATIC = (
 
 def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether the folder is one of the original repositories'."""
-    said = any(key.startswith("mm_") for key in config) or is_tinyllava(config) or is_prismatic(config)
+    said = any(key in config for key in KEYS) or is_tinyllava(config) or is_prismatic(config)
     return said or bool(weight_files(folder, CONNECTOR_STEM) or weight_files(folder, TRAINED_STEM))
 
 

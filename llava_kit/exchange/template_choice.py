@@ -43,7 +43,7 @@ def choose_template(folder: Path, model_type: str, *, wanted: str | None, tokeni
     jinja = find_chat_template(folder)
     if wanted is not None:
         return _part(wanted, tokenisation, jinja=jinja), f"template {wanted}: as asked"
-    part, reason, ruled = None, "", _by_rule(_special_tokens(folder), model_type)
+    part, reason, ruled = None, "", _by_rule(added_tokens(folder), model_type)
     if jinja is not None and (tokenisation == "whole" or ruled is None):
         part, reason = _by_chat_template(folder, jinja, tokenisation)
     if part is None:
@@ -197,10 +197,16 @@ def _by_rule(tokens: set[str], model_type: str) -> tuple[str, str] | None:
     return None if name is None else (name, f"its language model is {model_type}")
 
 
-def _special_tokens(folder: Path) -> set[str]:
-    path = folder / "tokenizer.json"
-    found = read_json(path).get("added_tokens") if path.is_file() else None
-    return {str(token.get("content")) for token in found or () if isinstance(token, dict)}
+def added_tokens(folder: Path) -> set[str]:
+    """The tokens that were added to the folder's tokenizer, special ones among them, whichever of its files says so."""
+    found = list(_read(folder, "tokenizer.json").get("added_tokens") or ())
+    found += (_read(folder, "tokenizer_config.json").get("added_tokens_decoder") or {}).values()
+    tokens = {str(token.get("content")) for token in found if isinstance(token, dict)}
+    return tokens | set(_read(folder, "added_tokens.json"))
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name) if (folder / name).is_file() else {}
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -247,6 +247,11 @@ def test_a_connector_whose_adapter_is_missing(lora, base):
     assert "found no folder" not in refused(lora, base=str(base))
 
 
+def test_a_lora_folder_without_its_config(lora, base):
+    (lora / "config.json").unlink()
+    assert "found no config.json" in refused(lora, base=str(base))
+
+
 def test_weights_of_the_adapter_are_missing(lora, base):
     (lora / "adapter_model.safetensors").unlink()
     assert "neither adapter_model.safetensors nor adapter_model.bin" in refused(lora, base=str(base))

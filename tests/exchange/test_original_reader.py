@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 
 import numpy as np
@@ -22,12 +23,14 @@ from originals import (
     write_whole,
 )
 from PIL import Image
-from transformers import MistralConfig, Qwen2Config
+from transformers import MistralConfig, MptConfig, MptForCausalLM, Qwen2Config
 
 import llava_kit
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
 from llava_kit.data.collate import collate
+from llava_kit.exchange.original_reader import is_original
 from llava_kit.exchange.original_tower import find_tower
+from llava_kit.exchange.template_choice import choose_template
 from llava_kit.exchange.tensors import MemoryTensors
 
 TOLERANCE = 1e-4
@@ -203,6 +206,51 @@ def test_pictures_are_read_upright_by_the_same_tiler(v15, tower, tmp_path):
     assembly = llava_kit.load_model(write_whole(tmp_path / "x", v15, tower, image_aspect_ratio="pad"))
     tiles, _ = assembly.tiler.cut(Image.new("RGB", (10, 40), (255, 0, 0)))
     assert tiles[0, :, 0, 0].tolist() == [122, 116, 104]  # the mean colour of CLIP
+
+
+def test_mpt_has_names_of_its_own(v15, tower, tmp_path):
+    """The original puts connector and tower below MPT's own word, `transformer`; the head is the embedding."""
+    mpt = MptForCausalLM(MptConfig(d_model=48, n_heads=4, n_layers=2, vocab_size=768, max_seq_len=256)).eval()
+    tensors = {name: value for name, value in mpt.state_dict().items() if name != "lm_head.weight"}
+    for name, value in original_tensors(v15, tower=False).items():
+        if "mm_projector" in name:
+            tensors[name.replace("model.", "transformer.")] = value
+    folder = tmp_path / "x"
+    write_weights(folder, tensors, pickled=True)
+    keys = {key: value for key, value in original_config(v15, str(tower)).items() if key.startswith("mm_")}
+    config = json.loads(mpt.config.to_json_string(use_diff=False))
+    write_json(folder / "config.json", {**config, **keys, "model_type": "llava_mpt", "init_config": {"name": "kaiming"}})
+    make_tokenizer().save_pretrained(folder)
+    assembly = llava_kit.load_model(folder)
+    assert assembly.recipe_model.template.type == "mpt"
+    language_model = assembly.model.language_model
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        hidden = language_model(language_model.embedding[ids], torch.arange(20)[None])
+        assert (language_model.logits(hidden) - mpt(ids).logits).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "added_tokens.json", "tokenizer.json"])
+def test_the_template_follows_from_tokens_in_whichever_file(v15, tower, tmp_path, file):
+    """v1.6 on Yi-34B: a Llama by its config, ChatML by its tokenizer, which has no tokenizer.json."""
+    token = {"content": "<|im_start|>"}
+    for name in ("tokenizer_config.json", "added_tokens.json", "tokenizer.json"):
+        write_json(tmp_path / name, {})
+    write_json(
+        tmp_path / file,
+        {
+            "tokenizer_config.json": {"added_tokens_decoder": {"6": token}},
+            "added_tokens.json": {"<|im_start|>": 6},
+            "tokenizer.json": {"added_tokens": [token]},
+        }[file],
+    )
+    part, _ = choose_template(tmp_path, "llama", wanted=None, tokenisation="chunks")
+    assert part.type == "chatml_direct"
+
+
+def test_what_is_no_original_folder(tmp_path):
+    assert not is_original(tmp_path, {"model_type": "gemma3", "mm_tokens_per_image": 256})
+    assert is_original(tmp_path, {"model_type": "llava", "mm_vision_tower": "x"})
 
 
 def test_well_known_towers_need_no_network(tmp_path):
