@@ -92,7 +92,7 @@ class TaggedOptions(FormatOptions):
 
 
 class TaggedWideOptions(WideOptions, TaggedOptions):
-    """Both."""
+    """A format with tags around pictures, of which the original's code learns more than the answers."""
 
 
 class ChatOptions(TemplateOptions):

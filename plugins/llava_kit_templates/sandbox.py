@@ -101,6 +101,12 @@ class _Bounded(ImmutableSandboxedEnvironment):
             raise SecurityError(f"pads text: {left[:40]!r}")
         return super().call_binop(context, operator, left, right)
 
+    def call(self, context: Any, obj: Any, /, *arguments: Any, **named: Any) -> Any:
+        """A call such as `text.center(n)`, with no larger number than an operation may make."""
+        if any(isinstance(value, int) and value > MAX_RESULT for value in (*arguments, *named.values())):
+            raise SecurityError(f"calls {getattr(obj, '__name__', obj)} with a number above {MAX_RESULT:,}")
+        return super().call(context, obj, *arguments, **named)
+
 
 class _Generation(Extension):
     """`{% generation %}` marks what the assistant says; here its contents alone count."""

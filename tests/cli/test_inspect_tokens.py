@@ -206,6 +206,16 @@ def test_tokens_of_a_recipe(recipe, capsys):
     assert "did you mean 'instruct'" in capsys.readouterr().err
 
 
+def test_pictures_of_a_recipe(recipe, capsys):
+    words = ["inspect", "tokens", recipe, "stages.instruct.data.pictures=random", "--stage", "instruct", "--json"]
+    assert main([*words, "--index", *map(str, range(20))]) == 0
+    tossed = [entry["prompt"] for entry in json.loads(capsys.readouterr().out)]
+    assert any("<image> ASSISTANT:" in prompt for prompt in tossed)
+    assert any("USER: <image>\n" in prompt for prompt in tossed)
+    assert main(["inspect", "tokens", recipe, "stages.instruct.data.pictures=randm"]) == 2
+    assert "'random'" in capsys.readouterr().err
+
+
 def test_batches_of_a_recipe(recipe, capsys):
     assert main(["inspect", "batch", recipe, "--stage", "instruct", "--step", "1", "--json"]) == 0
     step = json.loads(capsys.readouterr().out)

@@ -98,7 +98,12 @@ BAD = {
     "refuses": ("{{ raise_exception('never') }}", "TemplateError: never"),
     "private": ("{{ messages.__class__.__mro__ }}", "SecurityError|leaves out"),
     "large": ("{{ 'a' * 3000000000 }}", "repeats 1 characters or items 3,000,000,000 times"),
-    "large, otherwise": ("{{ 'a'.center(3000000000) }}", "MiB"),
+    "large, otherwise": ("{{ 'a'.center(3000000000) }}", "calls center with a number above 4,000,000"),
+    "large, by a filter": ("{{ 'a' | center(3000000000) }}", "MiB"),
+    "large, bit by bit": (
+        "{% set it = namespace(x='aaaaaaaaaa') %}{% for i in range(60) %}{% set it.x = it.x ~ it.x %}{% endfor %}",
+        "MiB",
+    ),
     "powers": ("{{ 9 ** 99999999 }}", "to the power of"),
     "padded": ("{{ '%999999999d' % 1 }}", "pads text"),
     "long": ("x" * 100_001, "100,001 characters"),

@@ -177,6 +177,13 @@ def test_a_template_that_never_ends():
         bound(loop)
 
 
+def test_what_is_large_only_later_is_stopped_too():
+    text = "{% for m in messages %}{{ m.content + '</s>' }}{% endfor %}{{ 'a' * 999999999 if messages | length > 6 }}"
+    template = bound(text)
+    with pytest.raises(SampleError, match="repeats 1 characters"):
+        template.render(Conversation(BY_HAND[-1].conversation.messages))
+
+
 def test_what_a_template_does_to_texts():
     """Trimming is understood; anything else is told with the sample."""
     pieces = bound(HEADERS).render(Conversation((Message("user", (" Q \n",)), Message("assistant", ("\n A ",)))))
