@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_kit.assemble.parts import build
 from llava_kit.core.language_model import LanguageModel
-from llava_kit.model.generate import End, Generator
-from llava_kit.model.sampling import Sampling
+from llava_kit.model.generate import Generator
+from llava_kit.model.sampling import End, Sampling
 
 from .common import Report, interleaved, parse_arguments, steady
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +14,12 @@ from ..core.conversation import Sample
 from ..data.collate import collate
 from ..data.example import Example, ExampleMaker
 from ..errors import SampleError
-from ..model.generate import Generator
 from ..model.sampling import Sampling
 from ..model.vlm import VisionLanguageModel
 from .text import Ending, Writer
+
+if TYPE_CHECKING:
+    from ..model.generate import Generator
 
 
 class Responder:
@@ -24,7 +28,6 @@ class Responder:
     def __init__(self, model: VisionLanguageModel, maker: ExampleMaker):
         self.model = model
         self.maker = maker
-        self._generator = Generator(model.language_model)
 
     def reply(self, samples: Sequence[Sample], sampling: Sampling, *, batch_size: int = 32) -> list[str]:
         """The answers to samples, `batch_size` at once; each equals the answer to that sample alone (unless drawn).
@@ -59,6 +62,14 @@ class Responder:
                     break
         if piece := writer.close():
             yield piece
+
+    @cached_property
+    def _generator(self) -> Generator:
+        # Imported with the first question: `generate` of transformers takes a second to load, for which neither a plan nor the
+        # start of a training has to wait.
+        from ..model.generate import Generator
+
+        return Generator(self.model.language_model)
 
     def _ending(self, sampling: Sampling) -> Ending:
         return Ending(self.maker.tokenizer, (*self.maker.template.stop, *sampling.stop))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..model.generate import End
+from ..model.sampling import End
 
 _HALF_LETTER = "\N{REPLACEMENT CHARACTER}"
 """What tokenizers decode the first bytes of a letter to, while the others are missing."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,23 +33,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..core.language_model import LanguageModel, ReorderableCache
 from ..errors import LlavaKitError
-from .sampling import Sampling
-
-
-@dataclass(frozen=True)
-class End:
-    """Where answers end: with a token of `ids`, and where `is_over` says so of their text.
-
-    `is_over` gets the last `tail` tokens of some answers, after each token, and says which of the answers end there.
-    """
-
-    ids: tuple[int, ...]
-    is_over: Callable[[list[list[int]]], list[bool]] | None = None
-    tail: int = 1
-
-    def trim(self, tokens: list[int]) -> list[int]:
-        """The answer without the token at which it ends, and what comes after it."""
-        return tokens[: next((place for place, token in enumerate(tokens) if token in self.ids), len(tokens))]
+from .sampling import End, Sampling
 
 
 class Generator:

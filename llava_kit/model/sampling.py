@@ -1,4 +1,4 @@
-"""How an answer is chosen, as typed options; no torch here."""
+"""How an answer is chosen, as typed options, and where it ends; no torch here."""
 
 from __future__ import annotations
 
@@ -73,3 +73,19 @@ class Sampling:
         if wrong:
             raise LlavaKitError("\n".join(wrong))
         object.__setattr__(self, "stop", tuple(self.stop))
+
+
+@dataclass(frozen=True)
+class End:
+    """Where answers end: with a token of `ids`, and where `is_over` says so of their text.
+
+    `is_over` gets the last `tail` tokens of some answers, after each token, and says which of the answers end there.
+    """
+
+    ids: tuple[int, ...]
+    is_over: Callable[[list[list[int]]], list[bool]] | None = None
+    tail: int = 1
+
+    def trim(self, tokens: list[int]) -> list[int]:
+        """The answer without the token at which it ends, and what comes after it."""
+        return tokens[: next((place for place, token in enumerate(tokens) if token in self.ids), len(tokens))]

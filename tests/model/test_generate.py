@@ -11,8 +11,8 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from llava_kit.errors import LlavaKitError
-from llava_kit.model.generate import End, Generator
-from llava_kit.model.sampling import Sampling
+from llava_kit.model.generate import Generator
+from llava_kit.model.sampling import End, Sampling
 
 NEVER = End(())
 HOT = {"max_new_tokens": 8, "temperature": 3.0}

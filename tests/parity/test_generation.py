@@ -15,8 +15,8 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from llava_kit.model.generate import End, Generator
-from llava_kit.model.sampling import Sampling
+from llava_kit.model.generate import Generator
+from llava_kit.model.sampling import End, Sampling
 from llava_kit_causal_lm import CausalLmOptions, build_causal_lm
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
