@@ -8,14 +8,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from folders import make_model, make_processor, siglip_config, text_config, write_folder
+from folders import CHAT_TEMPLATE, make_model, make_processor, siglip_config, text_config, write_folder
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, MistralConfig
+from transformers import (
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    MistralConfig,
+    Qwen2Config,
+)
 
 import llava_kit
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample, Segment
 from llava_kit.data.collate import collate
 from llava_kit.recipe.schema import Tiling
+from llava_kit_templates.formats import FORMATS
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 14
@@ -32,6 +39,7 @@ FOLDERS = {
     "next_vicuna": ({"anyres": True}, {}),
     "next_mistral": ({"anyres": True, "text": text_config(MistralConfig), "seed": 2}, {}),
     "next_window": ({"anyres": True, "text": text_config(MistralConfig, sliding_window=24), "seed": 2}, {}),
+    "next_qwen": ({"anyres": True, "text": text_config(Qwen2Config, tie_word_embeddings=True)}, {}),
     "next_siglip": ({"anyres": True, "vision": siglip_config(), "vision_feature_select_strategy": "full"}, {}),
 }
 # Sizes (width, height) of the pictures of each prompt.
@@ -126,6 +134,45 @@ def _largest_difference(pair, prompts) -> float:
     assert [row.shape for row in ours] == [row.shape for row in theirs]
     assert min(row.abs().max().item() for row in theirs) > 0.5  # numbers so small that nothing could differ prove nothing
     return max((a - b).abs().max().item() for a, b in zip(ours, theirs))
+
+
+# Chat templates as folders have them: one that ends answers, so that it can be used itself; one that a template of ours writes.
+_ENDED = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>\n' }}{% endif %}{% endfor %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ '</s>\n' if message['role'] == 'assistant' else '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+CHAT_TEMPLATES = {"its own": _ENDED, "the hub's": CHAT_TEMPLATE, "mistral": FORMATS["mistral_instruct"].chat_template()}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["metaspace", "legacy"])
+@pytest.mark.parametrize("anyres", [False, True], ids=["llava", "next"])
+@pytest.mark.parametrize("chat_template", CHAT_TEMPLATES.values(), ids=CHAT_TEMPLATES)
+def test_the_whole_way_from_a_text_and_a_picture(tmp_path, chat_template, anyres, legacy, record_property):
+    """As a user of each side does it: the folder's chat template and processor there, a picture and a question here."""
+    model = make_model(anyres=anyres, seed=5)
+    model.generation_config.eos_token_id = None
+    write_folder(tmp_path, model, make_processor(model, legacy=legacy, chat_template=chat_template))
+    processor = AutoProcessor.from_pretrained(tmp_path, backend="pil")
+    picture, text = _picture((64, 45)), "What is it, and where?"
+    turn = {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}
+    how = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template([turn], **how)
+    assembly = llava_kit.load_model(tmp_path)
+    pixels = np.array(picture)
+    question = Message("user", (ImageSlot(0), "\n", text))
+    sample = Sample("asked", Conversation((question,)), (ImagePixels(lambda: pixels, (64, 45)),))
+    (ours,) = _our_logits(assembly, [sample])
+    (theirs,) = _their_logits(model, inputs)
+    assert ours.shape == theirs.shape
+    difference = (ours - theirs).abs().max().item()
+    record_property("largest_difference", difference)
+    assert difference <= TOLERANCE
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert _our_tokens(assembly, sample) == tokens.tolist()
 
 
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
