@@ -193,8 +193,8 @@ def _data_of(recipe: str | None) -> tuple[str, ...]:
     found = []
     for name, stage in stages.items():
         source = Part.model_validate(stage["data"]["source"])
-        place = source.options.get("path") or source.options.get("files") or source.options.get("name") or ""
-        found.append(f"{name}: {source.type}" + (f" {place}" if place else ""))
+        place = source.options.get("path") or source.options.get("file") or source.options.get("name") or ""
+        found.append(f"{name}: {source.type}" + (f" {Path(str(place)).name}" if place else ""))
     return tuple(found)
 
 

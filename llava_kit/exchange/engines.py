@@ -99,7 +99,7 @@ inputs = processor.apply_chat_template(
     add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
 ).to(model.device, dtype=model.dtype)
 answer = model.generate(**inputs, max_new_tokens=256)
-print(processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
 ```
 
 With vLLM: `vllm serve {name}`. With llava-kit: `llava-kit chat {name} --image picture.jpg`.
@@ -119,7 +119,7 @@ pip install ./{name}
 import llava_kit
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-print(llava_kit.load_model("{name}").chat("What is shown here?", ["picture.jpg"]))
+llava_kit.load_model("{name}").chat("What is shown here?", ["picture.jpg"])
 
 import llava_kit.exchange.wrapper  # makes the model known to transformers
 
@@ -129,6 +129,6 @@ content = [{{"type": "image"}}, {{"type": "text", "text": "What is shown here?"}
 prompt = processor.apply_chat_template([{{"role": "user", "content": content}}], add_generation_prompt=True)
 inputs = processor(text=prompt, images=["picture.jpg"])
 answer = model.generate(**inputs, max_new_tokens=256)
-print(processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
 ```
 """

@@ -7,6 +7,7 @@ question is told apart: a template that tokenises in chunks, or another resampli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,7 +82,13 @@ class Verification:
         return all(case.logit_difference <= self.bound and (case.same_tokens or not exact) for case in self.cases)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        """Plain values; a number that is none (NaN, infinite) as its name, since JSON has no word for it."""
+        found = asdict(self)
+        for case in found["cases"]:
+            for key, value in case.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    case[key] = str(value)
+        return {**found, "passed": self.passed}
 
 
 @torch.inference_mode()

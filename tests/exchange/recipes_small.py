@@ -47,7 +47,9 @@ def write_language_model(folder: Path, kind: str = "llama", **changes: Any) -> P
     return folder
 
 
-def model_block(folder: Path, tower: str = "clip", text: str = "llama", *, anyres: bool = False, **parts: Any) -> dict[str, Any]:
+def model_block(
+    folder: Path, tower: str = "clip", text: str = "llama", *, anyres: bool = False, **parts: Any
+) -> dict[str, Any]:
     """A recipe's model block; `parts` replace its keys."""
     encoder, language_model = folder / f"tower_{tower}", folder / f"lm_{text}"
     if not encoder.exists():

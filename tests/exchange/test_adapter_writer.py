@@ -71,5 +71,5 @@ def test_merged_is_the_default(source, tmp_path):
 
 def test_nothing_to_keep_is_told(tmp_path, source):
     _, base = source
-    with pytest.raises(LlavaKitError, match="lora: found 'kept'.*there is no adapter to keep apart"):
+    with pytest.raises(LlavaKitError, match=r"lora: found 'kept'.*there is no adapter to keep apart"):
         export_model(base, tmp_path / "out", lora="kept")

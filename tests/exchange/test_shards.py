@@ -58,14 +58,16 @@ def test_a_tensor_larger_than_a_shard_has_one_of_its_own(tmp_path):
     assert len(set(weight_map.values())) == 3
 
 
-@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 GiB", 3 * 2**29), ("700", 700), (12, 12), ("2mb", 2 * 10**6)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("1.5 GiB", 3 * 2**29), ("700", 700), (12, 12), ("2mb", 2 * 10**6)]
+)
 def test_sizes(text, size):
     assert read_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "five", "5XB", "-3GB", "0"])
 def test_wrong_sizes_are_told(text):
-    with pytest.raises(LlavaKitError, match="max_shard_size: found .*expected a size such as 5GB"):
+    with pytest.raises(LlavaKitError, match=r"max_shard_size: found .*expected a size such as 5GB"):
         read_size(text)
 
 

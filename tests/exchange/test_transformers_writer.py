@@ -172,7 +172,7 @@ def test_several_layers_keep_their_numbers(made):
 
 
 def test_what_engines_ask_of_the_files(made):
-    """vLLM 0.33 (models/llava.py, llava_next.py): keys of the config, prefixes of the tensors, a placeholder that is a token."""
+    """vLLM 0.33 (models/llava.py, llava_next.py): keys of the config, prefixes of the tensors, one token as placeholder."""
     for name in ("clip", "siglip", "next llama"):
         assembly, outcome = made(name)
         there = {path.name for path in outcome.folder.iterdir()}

@@ -47,7 +47,7 @@ def test_padding_token_is_added_where_there_is_none():
 def test_tokenizer_that_cannot_be_extended_is_an_error(monkeypatch):
     tokenizer = byte_level_tokenizer()
     monkeypatch.setattr(type(tokenizer), "add_tokens", lambda self, *args, **kwargs: 0)
-    with pytest.raises(CheckpointError, match="cannot be extended by '<image>'.*expected one new id"):
+    with pytest.raises(CheckpointError, match=r"cannot be extended by '<image>'.*expected one new id"):
         with_image_token(tokenizer, len(tokenizer))
 
 
