@@ -16,6 +16,7 @@ import pytest
 from llava_kit.assemble.parts import build
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
 from llava_kit.core.source import DataSource
+from llava_kit.core.template import ConversationTemplate
 from llava_kit.core.tiles import EncoderSpec, Grid
 from llava_kit.data.example import ExampleMaker
 from llava_kit.data.loader import TrainLoader
@@ -218,9 +219,7 @@ def test_every_bad_row_is_named_and_the_others_train(tmp_path, workers):
 
 
 def test_nothing_to_learn():
-    class Silent:
-        stop = ()
-
+    class Silent(ConversationTemplate):
         def render(self, conversation, *, reply=False):
             from llava_kit.core.conversation import Segment
 
