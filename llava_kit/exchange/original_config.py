@@ -1,7 +1,8 @@
 """What a config of the original repositories says, in our words; all that cannot be honoured is told at once.
 
 One JSON file holds the language model's config and, beside it, keys that begin with `mm_` or speak of pictures. A key that is
-absent means what the original's code does without it, which is LLaVA v1: one linear map, the last layer, pictures cropped.
+absent means what the original's code does without it, which is LLaVA v1: one linear map, the last layer, pictures cropped to
+their centre. (The released configs of 1.5 say `image_aspect_ratio: pad`, those of 1.6 `anyres`.)
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class OriginalConfig:
     feature    what of it: `patch`, `cls_patch`, `slicefour_patch`, ...
     marks      `<im_start>` and `<im_end>` stand around each picture
     video      how clips are looked at, where the config speaks of it
+    is_silent  the config says nothing about how pictures are cut
     first_is_dropped  the first row is taken for a class token, also where there is none (TinyLLaVA on SigLIP)
     """
 
@@ -69,6 +71,7 @@ class OriginalConfig:
     marks: bool
     video: Mapping[str, Any] = field(default_factory=dict)
     tower_config: Mapping[str, Any] | None = None
+    is_silent: bool = False
     first_is_dropped: bool = False
 
     def layers(self, depth: int) -> int | tuple[int, ...]:
@@ -139,6 +142,7 @@ def read_original_config(config: Mapping[str, Any], where: str) -> OriginalConfi
         pinpoints=pinpoints,
         marks=bool(config.get("mm_use_im_start_end")),
         video=_video(config),
+        is_silent=not config.get("image_aspect_ratio"),
     )
 
 

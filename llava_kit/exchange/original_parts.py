@@ -54,6 +54,8 @@ def described(folder: Path, said: OriginalConfig, parts: Parts, options: LoadOpt
     newline = NEWLINE in parts.tensors[NEWLINE]
     tiling = said.tiling(squashed=tower.kind == "siglip", newline=newline)
     notes = [*parts.notes, tower.note]
+    if said.is_silent:
+        notes.append(f"pictures are cut as {tiling.mode}: the config says nothing (image_aspect_ratio), as LLaVA v1's")
     if newline and not tiling.options().has_newlines:
         notes.append(f"image_newline is left out: pictures are cut as {tiling.mode}, which has no lines to end")
         newline = False

@@ -28,6 +28,8 @@ from transformers import MistralConfig, MptConfig, MptForCausalLM, Qwen2Config
 import llava_kit
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
 from llava_kit.data.collate import collate
+from llava_kit.exchange.foreign import LoadOptions
+from llava_kit.exchange.load import describe
 from llava_kit.exchange.original_reader import is_original
 from llava_kit.exchange.original_tower import find_tower
 from llava_kit.exchange.template_choice import choose_template
@@ -103,6 +105,7 @@ def test_v1_is_one_linear_map_and_cropped_pictures(tmp_path):
     assert assembly.recipe_model.tiling.mode == "square"
     assert assembly.recipe_model.connector.type == "linear"
     assert assembly.recipe_model.template.type == "v1"
+    assert any("image_aspect_ratio" in note for note in describe(folder, LoadOptions()).notes)
     assert_same(assembly, model)
 
 
