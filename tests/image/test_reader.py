@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_kit.core.conversation import ImageBytes, ImageFile, ImagePixels
+from llava_kit.core.conversation import Clip, ClipFolder, ImageBytes, ImageFile, ImagePixels
 from llava_kit.errors import SampleError
-from llava_kit.image.reader import ReadLimits, picture_size, read_picture, read_pixels
+from llava_kit.image.reader import ReadLimits, open_clip, picture_size, read_picture, read_pixels
 
 
 def refusal(ref, limits=None) -> SampleError:
@@ -162,3 +162,15 @@ def test_threads_read_at_once(encode, quarters):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_clip_read_as_a_picture_is_its_first_frame(tmp_path):
+    for number, colour in ((10, "red"), (9, "lime")):
+        Image.new("RGB", (4, 2 + number), colour).save(tmp_path / f"f{number}.png")
+    folder = ClipFolder(str(tmp_path))
+    clip = Clip((ImageFile(str(tmp_path / "f9.png")), ImageFile(str(tmp_path / "f10.png"))))
+    for ref in (folder, clip):
+        assert picture_size(ref) == read_picture(ref).size == (4, 11)
+        assert read_pixels(ref)[0, 0].tolist() == [0, 255, 0]
+    assert [frame.path for frame in open_clip(folder).frames] == [frame.path for frame in clip.frames]
+    assert open_clip(clip) is clip
