@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -28,7 +29,7 @@ CASES = {"32 short answers": (32, 60, 3, 1), "one long answer": (1, 60, 64, 1), 
 def make_models(width: int, depth: int) -> tuple[LanguageModel, LlamaForCausalLM]:
     """Ours and theirs with the same random weights."""
     torch.manual_seed(0)
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": 3 * width,
         "num_hidden_layers": depth,
@@ -41,7 +42,7 @@ def make_models(width: int, depth: int) -> tuple[LanguageModel, LlamaForCausalLM
     return ours.eval(), theirs.eval()
 
 
-def contenders(ours: LanguageModel, theirs: LlamaForCausalLM, case: str) -> dict[str, Callable[[], list[list[int]]]]:
+def contenders(ours: LanguageModel, theirs: Any, case: str) -> dict[str, Callable[[], list[list[int]]]]:
     """The same answers, made by each."""
     batch, longest, new, beams = CASES[case]
     lengths = [longest - 3 * (row % 5) for row in range(batch)]
