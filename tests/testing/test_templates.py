@@ -89,7 +89,7 @@ class Twofold(Broken):
 
 
 def test_a_chat_template_that_says_something_else_is_told():
-    with pytest.raises(AssertionError, match="the chat template writes .A chat between a curious human"):
+    with pytest.raises(AssertionError, match=r"the chat template writes .A chat between a curious human"):
         check_template(Twofold("none"), tokenizers={})
     check_template(Twofold("none"), tokenizers={}, own_chat_template=False)
 
