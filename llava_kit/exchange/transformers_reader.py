@@ -48,7 +48,7 @@ def read(folder: Path, config: dict[str, Any], options: LoadOptions) -> Foreign:
     """
     resolved = _resolve(folder, config)
     tensors, newline = open_tensors(folder)
-    text, tied_note = _text_config(resolved, tensors["language_model"])
+    text, text_notes = _text_config(resolved, tensors["language_model"])
     vision = _plain(resolved.vision_config)
     anyres = resolved.model_type == "llava_next"
     pictures = read_pictures(
@@ -75,7 +75,7 @@ def read(folder: Path, config: dict[str, Any], options: LoadOptions) -> Foreign:
         tokenizer=folder,
         newline=newline,
         image_token=resolved.image_token_index,
-        notes=tuple(note for note in (template_note, pictures.note, tied_note) if note),
+        notes=tuple(note for note in (template_note, pictures.note, *text_notes) if note),
     )
 
 
@@ -113,15 +113,26 @@ def open_tensors(folder: Path) -> tuple[dict[str, Tensors], tuple[Tensors, str] 
     return {component: RenamedTensors(stored, names[component]) for component in COMPONENTS}, newline
 
 
-def _text_config(resolved: Any, tensors: Tensors) -> tuple[dict[str, Any], str | None]:
-    """The language model's config. A head that is stored and is not the embedding is a head of its own, whatever is said."""
-    text = _plain(resolved.text_config)
+def _text_config(resolved: Any, tensors: Tensors) -> tuple[dict[str, Any], list[str]]:
+    """The language model's config as transformers' LLaVA classes run it, and what there is to say about it.
+
+    A head that is stored and is not the embedding is a head of its own, whatever the config says.
+    """
+    text, notes = _plain(resolved.text_config), []
     tied = bool(resolved.tie_word_embeddings or text.get("tie_word_embeddings"))
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    note = None
     if tied and head in tensors and embedding in tensors and not torch.equal(tensors.read(head), tensors.read(embedding)):
-        tied, note = False, "the config ties the head to the embedding, but another head is stored: the stored one is used"
-    return {**text, "tie_word_embeddings": tied}, note
+        tied = False
+        notes.append("the config ties the head to the embedding, but another head is stored: the stored one is used")
+    if text.get("final_logit_softcapping") is not None:
+        text["final_logit_softcapping"] = None
+        notes.append("final_logit_softcapping is left out, as transformers' LLaVA classes leave it out")
+    if text["model_type"].startswith("gemma"):
+        notes.append(
+            "Gemma multiplies its input rows by the root of its width: here all of them, as when LLaVA was trained with it; "
+            "transformers 5 leaves out the visual rows"
+        )
+    return {**text, "tie_word_embeddings": tied}, notes
 
 
 def _stored_type(tensors: Tensors) -> str:

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from folders import IMAGE, PINPOINTS, clip_config, make_model, make_processor, siglip_config, text_config, write_folder
-from transformers import Qwen2Config
+from transformers import Gemma2Config, Qwen2Config
 
 import llava_kit
 from llava_kit.exchange.foreign import LoadOptions
@@ -86,15 +87,8 @@ def test_colours_come_out_as_the_processor_makes_them(read, tmp_path, settings):
     tile = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     processor = make_processor(make_model(), **settings).image_processor
     theirs = processor(tile, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-    encoder = assembly.model.encoder
-    ours = encoder.normalise(encoder_input(tile), theirs.dtype)
+    ours = assembly.model.encoder.normalise(torch.from_numpy(tile.transpose(2, 0, 1).copy())[None], theirs.dtype)
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
-
-
-def encoder_input(tile):
-    import torch
-
-    return torch.from_numpy(tile.transpose(2, 0, 1).copy())[None]
 
 
 @pytest.mark.parametrize(
@@ -117,8 +111,6 @@ def test_which_features_are_taken(read, arguments, layer, keep_cls):
 @pytest.mark.parametrize("act", ["gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "quick_gelu", "relu", "silu", "linear"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_connector(read, tmp_path, act, bias):
-    import torch
-
     foreign = read({"projector_hidden_act": act, "multimodal_projector_bias": bias, "vision": clip_config(num_hidden_layers=2)})
     assert foreign.block.connector.options == {"depth": 2, "activation": ACTIVATIONS[act], "bias": bias}
     theirs = make_model(
@@ -142,6 +134,12 @@ def test_the_language_model_needs_nothing_from_elsewhere(read, tmp_path):
     assert foreign.tokenizer == tmp_path / "folder"
     assert foreign.image_token == make_processor(make_model()).tokenizer.convert_tokens_to_ids(IMAGE)
     json.dumps(foreign.block.model_dump(mode="json"))  # what a model folder of ours stores
+
+
+def test_gemma_is_told_about(read):
+    foreign = read({"text": text_config(Gemma2Config, head_dim=12, pad_token_id=0)}, template="gemma_instruct")
+    assert foreign.block.language_model.options["config"]["final_logit_softcapping"] is None
+    assert any("softcapping" in note for note in foreign.notes) and any("Gemma multiplies" in note for note in foreign.notes)
 
 
 def test_what_was_decided_is_told(read, tmp_path):
