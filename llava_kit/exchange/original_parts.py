@@ -102,10 +102,12 @@ def gather(stored: Tensors, place_of: Callable[[str], Place | None] = from_origi
 
 
 def joined(base: Mapping[str, Tensors], over: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """The tensors of both, component by component; where both have one, that of `over` counts."""
     return {name: JoinedTensors([base[name], over[name]]) for name in base}
 
 
 def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer's own file lies in the folder (its config alone is none)."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 

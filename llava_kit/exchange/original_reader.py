@@ -162,7 +162,12 @@ def _base(folder: Path, name: str, text: Mapping[str, Any] | None) -> tuple[dict
         raise CheckpointError(
             f"base {home}: found no weights; expected model.safetensors or pytorch_model.bin, or their shards"
         )
-    return gather(FileTensors(files)), home
+    tensors = gather(FileTensors(files))
+    if looks_like_difference(tensors["language_model"]):
+        raise CheckpointError(
+            f"base {home}: holds delta weights itself (its final norm is nearly zero); expected whole weights"
+        )
+    return tensors, home
 
 
 def _needed(folder: Path, said: OriginalConfig) -> Mapping[str, Any]:

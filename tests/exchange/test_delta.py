@@ -78,6 +78,10 @@ def test_a_base_of_another_width(delta, tmp_path):
     assert "hidden_size: found 64, expected 48" in refused(delta, base=str(other))
 
 
+def test_a_base_that_is_a_delta_itself(delta):
+    assert "holds delta weights itself" in refused(delta, base=str(delta))
+
+
 def test_a_base_with_more_tokens_or_other_tensors(delta, base, tmp_path):
     under = load_file(base / "model.safetensors")
     folder = tmp_path / "other"

@@ -30,6 +30,7 @@ from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Me
 from llava_kit.data.collate import collate
 from llava_kit.exchange.foreign import LoadOptions
 from llava_kit.exchange.load import describe
+from llava_kit.exchange.original_config import read_original_config
 from llava_kit.exchange.original_reader import is_original
 from llava_kit.exchange.original_tower import find_tower
 from llava_kit.exchange.template_choice import choose_template
@@ -203,6 +204,8 @@ def test_class_token_and_several_layers(v15, tower, tmp_path):
     tower = write_tower(tmp_path / "clip4", model)
     folder = write_whole(tmp_path / "y", model, tower, mm_vision_select_feature="slicefour_patch", mm_vision_select_layer=-1)
     assert_same(llava_kit.load_model(folder), model)
+    several = read_original_config({"mm_vision_select_feature": "slice_m25811_f6_patch", "mm_vision_select_layer": -2}, "x")
+    assert several.layers(24) == (-2, -5, -8, -11, 6)  # clip_encoder.py of LLaVA-NeXT
 
 
 def test_pictures_are_read_upright_by_the_same_tiler(v15, tower, tmp_path):
