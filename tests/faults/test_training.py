@@ -47,6 +47,7 @@ def test_a_signal_ends_the_run_after_its_step_with_all_saved(tmp_path, number, c
 
 def test_a_second_signal_ends_it_at_once(tmp_path):
     process = begin(tmp_path, pause=4.0)
+    time.sleep(0.5)  # a signal that came right after the line was written would end that step in good order
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.3)  # the step is still waiting for its data
     assert process.is_alive()
