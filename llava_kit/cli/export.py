@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from .progress import progress
@@ -48,21 +49,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     # Before the imports: loading torch and the model is part of what the user waits for.
-    if sys.stderr.isatty():
-        print(f"loading {arguments.source} ...", file=sys.stderr)
+    _tell(f"loading {arguments.source} ...")
     from ..exchange.export import export_model
 
     names = ("to", "dtype", "lora", "max_shard_size", "verify", "force", "base", "encoder", "template", "device")
     options = {name: getattr(arguments, name) for name in names}
-    with progress("writing", "MB") as show:
-        done = export_model(
-            arguments.source, arguments.folder, progress=lambda now, all: show(-(-now // 10**6), -(-all // 10**6)), **options
-        )
+    with ExitStack() as bar:
+        done = export_model(arguments.source, arguments.folder, progress=_shown(bar, arguments.verify), **options)
     if arguments.json:
         print((done.folder / "export_report.json").read_text(encoding="utf-8"), end="")
     else:
         _print_summary(done, asked=arguments.to)
     return 0
+
+
+def _tell(text: str) -> None:
+    """A line for whoever waits at a terminal."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
+def _shown(bar: ExitStack, verify: bool) -> Callable[[int, int], None]:
+    """Progress in bytes -> a bar in MB, which begins with the first shard and makes room for what comes after the last."""
+    show: Callable[[int, int], None] | None = None
+
+    def shown(done: int, total: int) -> None:
+        nonlocal show
+        if show is None:
+            show = bar.enter_context(progress("writing", "MB"))
+        show(-(-done // 10**6), -(-total // 10**6))
+        if done == total:
+            bar.close()
+            if verify:
+                _tell("loading it again and comparing ...")
+
+    return shown
 
 
 def _print_summary(done: Exported, asked: str) -> None:

@@ -42,11 +42,7 @@ def engines_of(assembly: Assembly, kind: str, obstacles: Sequence[str]) -> Itera
             "install the package in this folder, then `AutoModelForImageTextToText`",
         )
         yield ("vLLM", *_vllm_plugin(assembly))
-        yield (
-            "SGLang",
-            "no",
-            f"its model classes are its own: {obstacles[0] if obstacles else 'export with --to transformers'}",
-        )
+        yield ("SGLang", "no", "its model classes are its own" if obstacles else "export with `--to transformers`")
         yield ("llama.cpp, Ollama", "no", "the converter knows none of this")
 
 

@@ -166,7 +166,7 @@ class _Job:
             library="transformers" if self.kind == "transformers" else "llava_kit",
             usage=usage_of(self.assembly, self.kind, self.name),
             engines=self.engines,
-            remarks=[*(f"not a folder of transformers' own classes: {reason}" for reason in self.obstacles), *self.remarks],
+            remarks=[*self._about_obstacles(), *self.remarks],
             checks=checks,
         )
         (path / "README.md").write_text(card, encoding="utf-8")
@@ -194,6 +194,10 @@ class _Job:
         for text in transformers_writer.stops_in_words(self.assembly):
             found.append(f"answers end at the text {text!r}, which no token stands for: pass it as a stop string")
         return found
+
+    def _about_obstacles(self) -> list[str]:
+        reasons = "; ".join(self.obstacles)
+        return [f"transformers' own LLaVA classes cannot be this model: {reasons}"] if reasons else []
 
     def _about_types(self) -> list[str]:
         types = {str(tensor.dtype).removeprefix("torch.") for tensor in self.assembly.model.parameters()}

@@ -22,7 +22,7 @@ from ..model.side_by_side import SideBySideEncoder
 from .foreign import places_of
 from .layouts import NEWLINE, Place, to_original
 from .shards import Piece, piece, write_shards
-from .transformers_writer import TOWERS, language_tensors, published_encoder, text_config, vision_config
+from .transformers_writer import TOWERS, chat_template, language_tensors, published_encoder, text_config, vision_config
 
 TOWER_FOLDER = "vision_tower"
 
@@ -87,6 +87,10 @@ def write_files(assembly: Assembly, folder: Path, dtype: torch.dtype) -> None:
     generation["pad_token_id"] = tokenizer.pad_token_id
     write_json(folder / "generation_config.json", {key: value for key, value in generation.items() if value is not None})
     tokenizer.save_pretrained(folder)
+    # The originals choose the format by the folder's name; whoever else reads the folder can know it.
+    template = chat_template(assembly)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     _write_tower(assembly, folder / TOWER_FOLDER, dtype)
 
 
@@ -224,6 +228,8 @@ def _language_obstacles(assembly: Assembly) -> list[str]:
     kind = published.config["model_type"]
     if kind not in CLASSES:
         return [f"language model: the originals have no class for {kind}; they have {', '.join(CLASSES)}"]
+    if any(not parameter.is_floating_point() for parameter in part.parameters()):
+        return ["language model: its weights are quantised; load it without `quantise`"]
     if kind == "qwen2" and _old_rope(dict(published.config)).get("rope_scaling"):
         return ["language model: its rotary frequencies are scaled, which the originals' class for Qwen switches off"]
     return []

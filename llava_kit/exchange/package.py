@@ -51,6 +51,8 @@ def obstacles(assembly: Assembly) -> list[str]:
             "it was assembled from ready parts, so nothing says how to build it again; assemble it from a recipe's model block"
         ]
     found = []
+    if any(not parameter.is_floating_point() for parameter in assembly.model.parameters()):
+        found.append("its weights are quantised; load it without `quantise`")
     for part, encoder in zip(_encoder_parts(block), _encoders(assembly)):
         if "checkpoint" in part.options and encoder.published() is None and Path(str(part.options["checkpoint"])).exists():
             found.append(

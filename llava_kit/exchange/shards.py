@@ -76,6 +76,8 @@ def write_shards(folder: Path, pieces: Sequence[Piece], *, max_bytes: int, progr
             shared = any(tensor.data_ptr() == other.data_ptr() and tensor.numel() for other in tensors.values())
             tensors[each.name] = tensor.clone() if shared else tensor
         save_file(tensors, folder / name, metadata={"format": "pt"})
+        # safetensors lets nobody else read what it writes; a model is served by other users than made it.
+        (folder / name).chmod(folder.stat().st_mode & 0o666)
         homes.update(dict.fromkeys(tensors, name))
         done += sum(each.num_bytes for each in shard)
         if progress is not None:

@@ -13,6 +13,7 @@ from transformers import LlavaConfig, LlavaNextConfig
 from ..core.checkpoint import CONFIG_FILE, clean_config
 from ..errors import CheckpointError, first_line, shorten
 from ..recipe.schema import COMPONENTS, Model, Part
+from .experts import stacked
 from .foreign import DTYPES, Foreign, LoadOptions
 from .layouts import NEWLINE, by_component, from_transformers
 from .preprocessor import Pictures, read_pictures
@@ -110,7 +111,7 @@ def open_tensors(folder: Path) -> tuple[dict[str, Tensors], tuple[Tensors, str] 
             f"{folder}: found tensors that no LLaVA model of transformers has: {shorten([repr(name) for name in unknown])}"
         )
     newline = (stored, names[NEWLINE][NEWLINE]) if names[NEWLINE] else None
-    return {component: RenamedTensors(stored, names[component]) for component in COMPONENTS}, newline
+    return {component: stacked(RenamedTensors(stored, names[component])) for component in COMPONENTS}, newline
 
 
 def _text_config(resolved: Any, tensors: Tensors) -> tuple[dict[str, Any], list[str]]:

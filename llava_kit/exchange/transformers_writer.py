@@ -30,6 +30,7 @@ from ..core.connector import LinearChain
 from ..core.published import Published
 from ..image.options import canvases_of
 from ..model.side_by_side import SideBySideEncoder
+from .experts_writer import unstacked
 from .foreign import places_of
 from .layouts import NEWLINE, Place, to_transformers
 from .shards import Piece, piece
@@ -117,8 +118,11 @@ def language_tensors(assembly: Assembly) -> Iterator[tuple[str, Tensor, bool]]:
     part = assembly.model.language_model
     state, parameters = part.state_dict(), dict(part.named_parameters())
     tables = {id(part.embedding), id(part.head)}
+    published = part.published()
+    kind = "" if published is None else published.config["model_type"]
     for own, canonical in places_of(assembly, "language_model").items():
-        yield canonical, state[own], id(parameters.get(own)) in tables
+        for name, tensor in unstacked(canonical, state[own], kind):
+            yield name, tensor, id(parameters.get(own)) in tables
 
 
 def write_files(assembly: Assembly, folder: Path, vocabulary: Vocabulary, dtype: torch.dtype) -> None:
@@ -323,6 +327,8 @@ def _language_obstacles(assembly: Assembly) -> list[str]:
     odd = [name for name in published.names.values() if not name.startswith(("model.", "lm_head."))]
     if odd:
         found.append(f"language model: {published.architecture} calls its tensors otherwise ({odd[0]!r}) than LLaVA expects")
+    if any(not parameter.is_floating_point() for parameter in part.parameters()):
+        found.append("language model: its weights are quantised; load it without `quantise`")
     if part.head_bias is not None:
         found.append("language model: its head has a bias, LLaVA's head has none")
     if part.logit_softcap is not None:

@@ -165,9 +165,9 @@ class LlavaKitForConditionalGeneration(PreTrainedModel):
         dtype = kwargs.get("dtype")
         said = None if dtype in (None, "auto") else str(dtype).removeprefix("torch.")
         device: Any = kwargs.get("device_map")
-        if isinstance(device, dict) and set(device) == {""}:
-            device = device[""]
-        return cls(config, load_package(folder, device=device if device not in ("auto", None) else None, dtype=said)).eval()
+        if isinstance(device, dict):
+            device = device.get("")
+        return cls(config, load_package(folder, device=None if device == "auto" else device, dtype=said)).eval()
 
     @property
     def device(self) -> torch.device:
