@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .layouts import Place
 from .load import describe
 
 WEIGHTS = "adapter_model.safetensors"
+_PREFIX = re.compile(r"^model\.(language_model\.|vision_tower\.(vision_tower\.vision_model\.)?)?")
 # Settings of training that mean something to those who train on.
 _KEPT_KEYS = ("lora_dropout", "use_rslora", "fan_in_fan_out")
 
@@ -80,12 +82,18 @@ def write_adapter(adapter: Adapter, folder: Path, to: str, dtype: torch.dtype) -
             "lora_alpha": alpha,
             # Whole names: short ones such as q_proj would be found in the encoder, too.
             "target_modules": sorted(ranks),
-            "rank_pattern": {module: found for module, found in ranks.items() if found != rank},
-            "alpha_pattern": {module: found for module, found in alphas.items() if found != alpha},
+            "rank_pattern": _pattern(ranks, rank),
+            "alpha_pattern": _pattern(alphas, alpha),
             **config,
         },
     )
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _pattern(found: Mapping[str, Any], common: Any) -> dict[str, Any]:
+    """What differs from `common`, by ends of names that mean the same inside and outside a LLaVA; longer ones first."""
+    ends = {_PREFIX.sub("", module): value for module, value in found.items() if value != common}
+    return dict(sorted(ends.items(), key=lambda entry: -len(entry[0])))
 
 
 def _commonest(values: Iterable[Any]) -> Any:

@@ -13,6 +13,7 @@ import yaml
 from .. import __version__
 from ..assemble.parts import Assembly
 from ..assemble.weights import MODEL_FILE, find_model, holds_own_model
+from ..image.options import canvases_of
 from ..recipe.schema import COMPONENTS, Part
 
 Row = Sequence[str]
@@ -98,7 +99,8 @@ def _parts(assembly: Assembly) -> list[Row]:
     counts = {name: sum(p.numel() for p in model.component_parameters(name).values()) for name in COMPONENTS}
     block = assembly.recipe_model
     said = {name: _said_part(getattr(block, name)) if block else "" for name in COMPONENTS}
-    anyres = f", AnyRes with {len(options.pinpoints)} canvases" if options.mode == "anyres" else f", mode `{options.mode}`"
+    canvases = len(canvases_of(options.pinpoints, spec.image_size))
+    anyres = f", AnyRes with {canvases} canvases" if options.mode == "anyres" else f", mode `{options.mode}`"
     return [
         ("encoder", f"{said['encoder']} ({_millions(counts['encoder'])}), tiles of {spec.image_size} pixels{anyres}"),
         ("connector", f"{said['connector']} ({_millions(counts['connector'])})"),

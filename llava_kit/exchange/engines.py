@@ -77,7 +77,8 @@ def _original(assembly: Assembly) -> tuple[str, str]:
 def usage_of(assembly: Assembly, kind: str, name: str) -> str:
     """How to use the folder, in Markdown."""
     if kind == "transformers":
-        return _USE_TRANSFORMERS.format(name=name)
+        how = " --model-impl transformers" if "--model-impl" in _vllm(assembly)[2] else ""
+        return _USE_TRANSFORMERS.format(name=name, how=how)
     if kind == "original":
         return _USE_ORIGINAL.format(name=name)
     return _USE_PACKAGE.format(name=name)
@@ -98,7 +99,7 @@ answer = model.generate(**inputs, max_new_tokens=256)
 processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
 ```
 
-With vLLM: `vllm serve {name}`. With llava-kit: `llava-kit chat {name} --image picture.jpg`.
+With vLLM: `vllm serve {name}{how}`. With llava-kit: `llava-kit chat {name} --image picture.jpg`.
 """
 _USE_ORIGINAL = """
 ```sh

@@ -73,3 +73,18 @@ def test_nothing_to_keep_is_told(tmp_path, source):
     _, base = source
     with pytest.raises(LlavaKitError, match=r"lora: found 'kept'.*there is no adapter to keep apart"):
         export_model(base, tmp_path / "out", lora="kept")
+
+
+def test_what_was_kept_apart_can_be_read_and_kept_again(source, tmp_path):
+    """The adapter that was written is one for a LLaVA of transformers; ours reads it on its base, and writes it once more."""
+    lora, base = source
+    merged = llava_kit.load_model(lora, base=str(base)).model.state_dict()
+    first = export_model(lora, tmp_path / "first", lora="kept", base=str(base)).folder
+    again = llava_kit.load_model(first / "adapter", base=str(first)).model.state_dict()
+    for name, tensor in merged.items():
+        assert torch.allclose(again[name][: len(tensor)] if tensor.ndim else again[name], tensor, atol=1e-6), name
+    second = export_model(first / "adapter", tmp_path / "second", lora="kept", base=str(first)).folder
+    assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert (second / "adapter" / "adapter_model.safetensors").read_bytes() == (
+        first / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()

@@ -269,3 +269,11 @@ def test_all_obstacles_at_once(tmp_path):
 def test_other_merges_are_refused(tmp_path, merge):
     tiling = {"mode": "anyres", "pinpoints": PINPOINTS, "merge": merge}
     assert f"merge {merge}" in transformers_writer.obstacles(assembled(model_block(tmp_path, tiling=tiling)))[0]
+
+
+def test_a_range_of_canvases_goes_out_as_a_list(tmp_path):
+    tiling = {"mode": "anyres", "pinpoints": "(1x1),...,(3x2)"}
+    outcome = export_model(assembled(model_block(tmp_path, tiling=tiling)), tmp_path / "out", verify=True)
+    config = json.loads((outcome.folder / "config.json").read_text())
+    assert sorted(config["image_grid_pinpoints"]) == [[28 * h, 28 * w] for h in (1, 2) for w in (1, 2, 3)]
+    assert "AnyRes with 6 canvases" in (outcome.folder / "README.md").read_text()
