@@ -48,11 +48,10 @@ _HOME = {
     "build": "assemble.parts",
     "Assembly": "assemble.parts",
     "load_model": "exchange.load",
-    "export_model": "exchange.export",
 }
 
 # Rooms that are called by their own name (`llava_kit.verbs`).
-_VERBS = ("assemble", "train", "evaluate")
+_VERBS = ("assemble", "train", "evaluate", "export")
 
 if TYPE_CHECKING:
     from .assemble.parts import Assembly, assemble, build
@@ -80,8 +79,8 @@ if TYPE_CHECKING:
     from .core.tiles import EncoderSpec, Grid, TileGrid
     from .errors import CheckpointError, DataError, LlavaKitError, PluginError, SampleError, suggest
     from .evaluate.run import evaluate
-    from .exchange.export import export_model
     from .exchange.load import load_model
+    from .export.run import export
     from .recipe.load import load_recipe
     from .train.run import train
 

@@ -12,8 +12,8 @@ from .progress import progress
 from .table import print_table
 
 if TYPE_CHECKING:
-    from ..exchange.export import Exported
-    from ..exchange.verify import Verification
+    from ..export.run import Exported
+    from ..export.verify import Verification
 
 DESCRIPTION = """\
 Write a model for other programs. SOURCE is what chat and evaluate take: a run, a LLaVA folder of transformers, of the
@@ -50,12 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     # Before the imports: loading torch and the model is part of what the user waits for.
     _tell(f"loading {arguments.source} ...")
-    from ..exchange.export import export_model
+    from ..export.run import export
 
     names = ("to", "dtype", "lora", "max_shard_size", "verify", "force", "base", "encoder", "template", "device")
     options = {name: getattr(arguments, name) for name in names}
     with ExitStack() as bar:
-        done = export_model(arguments.source, arguments.folder, progress=_shown(bar, arguments.verify), **options)
+        done = export(arguments.source, arguments.folder, progress=_shown(bar, arguments.verify), **options)
     if arguments.json:
         print((done.folder / "export_report.json").read_text(encoding="utf-8"), end="")
     else:
@@ -87,7 +87,7 @@ def _shown(bar: ExitStack, verify: bool) -> Callable[[int, int], None]:
 
 
 def _print_summary(done: Exported, asked: str) -> None:
-    from ..exchange.shards import told_size
+    from ..export.shards import told_size
 
     if done.to != asked:
         print(f"The classes of {asked} cannot be this model, so a package was written instead:")
@@ -115,7 +115,7 @@ def _print_list(lines: Sequence[str]) -> None:
 
 def print_verification(found: Verification) -> None:
     """The table of `--verify`, and in a sentence what it means."""
-    from ..exchange.verify import told_verification
+    from ..export.verify import told_verification
 
     print(f"Compared with {found.against} in {found.dtype}, {found.new_tokens} greedy tokens each:")
     print_table([("  " + row[0], *row[1:]) for row in told_verification(found)])

@@ -1,6 +1,5 @@
-"""Checkpoints of other programs, in and out: transformers' LLaVA folders, the original repositories' folders.
+"""Checkpoints of other programs come in: transformers' LLaVA folders, the original repositories' folders, packages of ours.
 
-Imports what stands below it (assemble, recipe, core, errors). A checkpoint is known by its contents, never by its name. In:
-`load` recognises a folder, a reader describes it (`foreign`), its tensors stream into a model built without weights. Out:
-`export` writes a folder for others, `verify` loads it there and compares.
+Imports what stands below it (assemble, recipe, core, errors). A checkpoint is known by its contents, never by its name: `load`
+recognises a folder, a reader describes it (`foreign`), and its tensors stream into a model that was built without weights.
 """

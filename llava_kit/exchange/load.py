@@ -17,7 +17,7 @@ from ..errors import CheckpointError, LlavaKitError, first_line
 from . import original_reader, transformers_reader
 from .adapter import adapted, is_adapter, need_base, read_adapter
 from .foreign import Foreign, LoadOptions, build
-from .package import is_package, load_package
+from .package_reader import is_package, load_package
 from .quantise import Quantiser
 
 

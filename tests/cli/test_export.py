@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_kit.cli.main import main
-from llava_kit.exchange import verify
+from llava_kit.export import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "exchange"))
 

@@ -213,10 +213,13 @@ def status(key):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
 torch.set_num_threads(1)
 llava_kit.load_model(sys.argv[1])
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
-before = status("VmRSS")
-model = llava_kit.load_model(sys.argv[2]).model
-print((status("VmHWM") - before) / sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
+for large in sys.argv[2:]:
+    open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+    before = status("VmRSS")
+    model = llava_kit.load_model(large).model
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    print((status("VmHWM") - before) / size)
+    del model
 """
 
 
@@ -237,15 +240,12 @@ def _write_large(folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("kind", ["theirs", "ours"])
-def test_one_copy_in_memory(tmp_path, kind):
+def test_one_copy_in_memory(tmp_path):
     small, large = write_folder(tmp_path / "small", make_model()), _write_large(tmp_path / "large")
-    if kind == "ours":
-        for folder in (small, large):
-            save_model(llava_kit.load_model(folder), folder.with_name(f"{folder.name}_ours"), COMPONENTS)
-        small, large = tmp_path / "small_ours", tmp_path / "large_ours"
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(small), str(large)], capture_output=True, text=True, check=False, timeout=120
-    )
+    save_model(llava_kit.load_model(large), tmp_path / "ours", COMPONENTS)
+    command = [sys.executable, "-c", _MEASURE, small, tmp_path / "ours", large]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert 0.9 < float(done.stdout) < 1.4
+    ours, theirs = map(float, done.stdout.split())
+    assert 0.5 < ours < 1.4  # above nothing: what is measured is the loading
+    assert theirs < 1.4  # memory that the first one gave back may be taken again unseen

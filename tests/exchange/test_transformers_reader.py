@@ -139,7 +139,8 @@ def test_the_language_model_needs_nothing_from_elsewhere(read, tmp_path):
 def test_gemma_is_told_about(read):
     foreign = read({"text": text_config(Gemma2Config, head_dim=12, pad_token_id=0)}, template="gemma_instruct")
     assert foreign.block.language_model.options["config"]["final_logit_softcapping"] is None
-    assert any("softcapping" in note for note in foreign.notes) and any("Gemma multiplies" in note for note in foreign.notes)
+    assert any("softcapping" in note for note in foreign.notes)
+    assert any("Gemma multiplies" in note for note in foreign.notes)
 
 
 def test_what_was_decided_is_told(read, tmp_path):

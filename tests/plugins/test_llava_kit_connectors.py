@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import llava_kit_connectors as plugin
@@ -15,7 +18,8 @@ CASES = [
     ("linear", plugin.LinearOptions()),
     ("linear", plugin.LinearOptions(bias=False)),
     *(("mlp", plugin.MlpOptions(depth=depth)) for depth in (1, 2, 3)),
-    *(("mlp", plugin.MlpOptions(activation=activation)) for activation in ("gelu_tanh", "relu", "silu")),
+    *(("mlp", plugin.MlpOptions(activation=activation)) for activation in ("gelu_tanh", "quick_gelu", "relu", "silu")),
+    ("mlp", plugin.MlpOptions(activation="identity")),
     ("mlp", plugin.MlpOptions(bias=False)),
     ("pixel_shuffle", plugin.PixelShuffleOptions()),
     ("pixel_shuffle", plugin.PixelShuffleOptions(depth=1, bias=False)),
@@ -24,6 +28,20 @@ CASES = [
     ("qformer", plugin.QFormerOptions(num_queries=5, heads=4)),
     ("qformer", plugin.QFormerOptions(num_queries=5, heads=4, layers=3, cross_every=2)),
 ]
+
+
+def test_kernels_are_offered_only_activations_that_they_know():
+    offered = {name: build("mlp", plugin.MlpOptions(activation=name)).mlp() for name in get_args(plugin.Activation)}
+    known = {name for name, weights in offered.items() if weights is not None}
+    assert known == {"gelu", "gelu_tanh", "relu", "silu"}
+
+
+def test_without_activation_two_maps_are_one():
+    connector = build("mlp", plugin.MlpOptions(activation="identity"))
+    first, second = connector.chain().maps
+    features = torch.randn(5, first.in_features)
+    joined = F.linear(features, second.weight @ first.weight, second(first.bias))
+    torch.testing.assert_close(connector(features), joined)
 
 
 def build(name, options, **changes):

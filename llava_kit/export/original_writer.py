@@ -17,10 +17,10 @@ from transformers import CLIPImageProcessor, SiglipImageProcessor
 from ..assemble.files import write_json
 from ..assemble.parts import Assembly
 from ..core.published import Published
+from ..exchange.foreign import places_of
+from ..exchange.layouts import NEWLINE, Place, to_original
 from ..image.options import canvases_of
 from ..model.side_by_side import SideBySideEncoder
-from .foreign import places_of
-from .layouts import NEWLINE, Place, to_original
 from .shards import Piece, piece, write_shards
 from .transformers_writer import TOWERS, chat_template, language_tensors, published_encoder, text_config, vision_config
 

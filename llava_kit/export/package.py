@@ -1,46 +1,35 @@
 """A model as a package: a folder that says how to build its parts again, for models that no other program's classes can be.
 
 It holds everything (weights, tokenizer, the parts by their configs), so it loads wherever llava_kit and the plugins of its
-parts are installed: by `llava_kit.load_model`, by transformers' Auto classes (`exchange.wrapper`), and, where vLLM has the
-language model, by a plugin for vLLM (`exchange.vllm_plugin`).
+parts are installed: by `llava_kit.load_model`, by transformers' Auto classes (`export.wrapper`), and, where vLLM has the
+language model, by a plugin for vLLM (`export.vllm_plugin`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import __version__
 from ..assemble.files import write_json
-from ..assemble.parts import Assembly, assemble, build_part, make_tiler
-from ..assemble.weights import misfits
-from ..core.checkpoint import read_json
-from ..core.connector import Connector
+from ..assemble.parts import Assembly
 from ..core.encoder import Encoder
 from ..core.published import Published
-from ..core.tiles import Grid
-from ..errors import CheckpointError, shorten
-from ..image.tiling import Tiler
+from ..exchange.package_reader import DESCRIPTION, FORMAT, HERE, encoder_parts, language_names, with_type
 from ..model.side_by_side import SideBySideEncoder
 from ..recipe.schema import COMPONENTS, Model, Part
 from ..registry.manager import plugins_in_use
 from .package_config import MODEL_TYPE
 from .shards import Piece, piece
-from .tensors import FileTensors, weight_files
 from .transformers_writer import chat_template, end_tokens, plain_config, vocabulary_of
 
-DESCRIPTION = "llava_kit.json"
-FORMAT = 1
 ARCHITECTURE = "LlavaKitForConditionalGeneration"
-# Stands for the package's own folder in the description.
-HERE = "{folder}"
 
 
 def obstacles(assembly: Assembly) -> list[str]:
@@ -53,7 +42,7 @@ def obstacles(assembly: Assembly) -> list[str]:
     found = []
     if any(not parameter.is_floating_point() for parameter in assembly.model.parameters()):
         found.append("its weights are quantised; load it without `quantise`")
-    for part, encoder in zip(_encoder_parts(block), _encoders(assembly)):
+    for part, encoder in zip(encoder_parts(block), _encoders(assembly)):
         if "checkpoint" in part.options and encoder.published() is None and Path(str(part.options["checkpoint"])).exists():
             found.append(
                 f"encoder {part.type}: is set up in a way that transformers has no words for (another image_size), so its "
@@ -71,13 +60,9 @@ def remarks(assembly: Assembly) -> list[str]:
     return [f"needs these packages beside llava-kit: {', '.join(sorted(plugins))}"] if plugins else []
 
 
-def is_package(folder: Path) -> bool:
-    return (folder / DESCRIPTION).is_file()
-
-
 def pieces_of(assembly: Assembly, dtype: torch.dtype) -> Iterator[Piece]:
     """Every tensor: `encoder.*`, `connector.*`, `newline` by their own names, `language_model.*` as transformers calls them."""
-    names = _language_names(assembly)
+    names = language_names(assembly)
     for component in COMPONENTS:
         for own, tensor in getattr(assembly.model, component).state_dict().items():
             name = names.get(own, own) if component == "language_model" else own
@@ -113,79 +98,11 @@ def write_files(assembly: Assembly, folder: Path, name: str, dtype: torch.dtype)
     _write_module(folder, name)
 
 
-def load_package(folder: str | Path, *, device: str | torch.device | None = None, dtype: str | None = None) -> Assembly:
-    """The model in a package. Raises `CheckpointError` naming what is missing, damaged, or of another shape."""
-    folder = Path(folder)
-    block = _read_block(folder)
-    if dtype is not None:
-        block = _with_type(block, dtype)
-    assembly = assemble(block, weights=False, seed=0)
-    files = weight_files(folder)
-    if not files:
-        raise CheckpointError(f"{folder}: found no weights; expected model.safetensors, or its shards with their index")
-    stored = FileTensors(files)
-    names = _language_names(assembly)
-    for component in COMPONENTS:
-        state = getattr(assembly.model, component).state_dict()
-        places = {own: f"{component}.{names.get(own, own) if component == 'language_model' else own}" for own in state}
-        _fill(folder, state, places, stored)
-    if assembly.model.newline is not None:
-        _fill(folder, {"newline": assembly.model.newline.data}, {"newline": "newline"}, stored)
-    if device is not None:
-        assembly.model.to(device)
-    assembly.model.eval()
-    return assembly
-
-
-class Vision(NamedTuple):
-    """The half of a package that sees, without weights."""
-
-    encoder: Encoder
-    connector: Connector
-    tiler: Tiler
-    side: Grid
-
-
-def build_vision(folder: str | Path, text_width: int) -> Vision:
-    """Encoder and connector of a package, freshly initialised, for a program that brings its own language model."""
-    block = _read_block(Path(folder))
-    parts = [build_part("encoder", part, weights=False) for part in _encoder_parts(block)]
-    encoder = parts[0] if len(parts) == 1 else SideBySideEncoder(parts)
-    neighbours: dict[str, Any] = {"vision_width": encoder.spec.width, "text_width": text_width, "grid": encoder.spec.grid}
-    connector = build_part("connector", block.connector, **neighbours)
-    return Vision(encoder, connector, make_tiler(encoder, block.tiling), connector.output_grid(encoder.spec.grid))
-
-
-def _read_block(folder: Path) -> Model:
-    found = read_json(folder / DESCRIPTION)
-    if found.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION}: found format {found.get('format')!r}, expected {FORMAT}; update llava_kit"
-        )
-    return Model.model_validate(_resolved(found["model"], str(folder.absolute())))
-
-
-def _fill(folder: Path, state: Mapping[str, Tensor], places: Mapping[str, str], stored: FileTensors) -> None:
-    wanted = {places[own]: tensor for own, tensor in state.items()}
-    there = {name: torch.empty(stored.shapes()[name], device="meta") for name in wanted if name in stored}
-    wrong = misfits(there, wanted)
-    if wrong:
-        raise CheckpointError(f"{folder}: the weights do not fit {DESCRIPTION}: {shorten(wrong)}")
-    with torch.no_grad():
-        for own, tensor in state.items():
-            tensor.copy_(stored.read(places[own]))
-
-
-def _language_names(assembly: Assembly) -> Mapping[str, str]:
-    published = assembly.model.language_model.published()
-    return {} if published is None else published.names
-
-
 def _portable(assembly: Assembly, dtype: str) -> Model:
     """The model block with configs in place of checkpoints, so that it needs no folder but its own."""
     block = assembly.recipe_model
     assert block is not None
-    encoders = tuple(_portable_encoder(p, e) for p, e in zip(_encoder_parts(block), _encoders(assembly)))
+    encoders = tuple(_portable_encoder(p, e) for p, e in zip(encoder_parts(block), _encoders(assembly)))
     part = block.language_model
     published = assembly.model.language_model.published()
     if published is not None and {"checkpoint", "config"} & part.options.keys():
@@ -194,7 +111,7 @@ def _portable(assembly: Assembly, dtype: str) -> Model:
         part = Part.model_validate({"type": part.type, **kept, "config": config, "tokenizer": HERE})
     encoder = encoders if isinstance(block.encoder, tuple) else encoders[0]
     portable = block.model_copy(update={"encoder": encoder, "language_model": part, "splicer": "auto"})
-    return _with_type(portable, dtype)
+    return with_type(portable, dtype)
 
 
 def _portable_encoder(part: Part, encoder: Encoder) -> Part:
@@ -218,20 +135,8 @@ def _feature_layer(part: Part, published: Published) -> Any:
     return layers[0] if len(layers) == 1 else layers
 
 
-def _with_type(block: Model, dtype: str) -> Model:
-    """The block with `dtype` for every part whose options have one already."""
-
-    def change(part: Part) -> Part:
-        # Parts without the option (the quick start's) are float32; what they are given is brought to that.
-        has = "dtype" in part.options or "config" in part.options
-        return Part.model_validate({"type": part.type, **part.options, "dtype": dtype}) if has else part
-
-    encoder = tuple(map(change, block.encoder)) if isinstance(block.encoder, tuple) else change(block.encoder)
-    return block.model_copy(update={"encoder": encoder, "language_model": change(block.language_model)})
-
-
 def _processor_config(assembly: Assembly) -> dict[str, Any]:
-    """What `exchange.wrapper` needs to turn pictures into tiles without loading the model."""
+    """What `export.wrapper` needs to turn pictures into tiles without loading the model."""
     spec, side = assembly.model.encoder.spec, assembly.side
     return {
         "processor_class": "LlavaKitProcessor",
@@ -255,10 +160,6 @@ def _write_module(folder: Path, name: str) -> None:
     (folder / module / "__init__.py").write_text(_MODULE, encoding="utf-8")
 
 
-def _encoder_parts(block: Model) -> tuple[Part, ...]:
-    return block.encoder if isinstance(block.encoder, tuple) else (block.encoder,)
-
-
 def _encoders(assembly: Assembly) -> list[Encoder]:
     encoder = assembly.model.encoder
     return (
@@ -267,14 +168,8 @@ def _encoders(assembly: Assembly) -> list[Encoder]:
 
 
 def _parts(block: Model) -> list[tuple[str, Part]]:
-    parts = [("encoder", part) for part in _encoder_parts(block)]
+    parts = [("encoder", part) for part in encoder_parts(block)]
     return [*parts, ("connector", block.connector), ("language_model", block.language_model), ("template", block.template)]
-
-
-def _resolved(value: Any, folder: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _resolved(item, folder) for key, item in value.items()}
-    return folder if value == HERE else value
 
 
 _PYPROJECT = """[build-system]
@@ -296,14 +191,14 @@ packages = ["{module}"]
 """
 _MODULE = '''"""Importing this makes models of type `llava_kit` known to transformers; vLLM calls `register_in_vllm`."""
 
-from llava_kit.exchange.wrapper import register
+from llava_kit.export.wrapper import register
 
 register()
 
 
 def register_in_vllm() -> None:
     """The entry point of the group `vllm.general_plugins`; imports vLLM only here."""
-    from llava_kit.exchange.vllm_plugin import register
+    from llava_kit.export.vllm_plugin import register
 
     register()
 '''

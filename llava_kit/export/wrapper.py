@@ -30,6 +30,7 @@ from ..core.connector import Connector
 from ..core.encoder import Encoder
 from ..core.tiles import EncoderSpec, Grid, TileGrid
 from ..errors import LlavaKitError
+from ..exchange.package_reader import load_package
 from ..image.options import canvases_of
 from ..image.reader import read_pixels
 from ..image.tiling import Tiler, TilingOptions, VideoOptions
@@ -38,7 +39,6 @@ from ..model.sampling import Sampling
 from ..splice.build import IMAGE, Seating, build_plan
 from ..splice.layout import count_rows
 from ..splice.reference import ReferenceSplicer
-from .package import load_package
 from .package_config import LlavaKitConfig
 from .vocabulary import IMAGE_TOKEN
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import llava_kit
 from llava_kit import CheckpointError
-from llava_kit.exchange.export import export_model
-from llava_kit.exchange.verify import CASES, CaseResult, Verification, told_verification, verify_again, verify_in_transformers
+from llava_kit.export.run import export
+from llava_kit.export.verify import CASES, CaseResult, Verification, told_verification, verify_again, verify_in_transformers
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def assembly(tmp_path_factory):
 
 @pytest.fixture
 def folder(assembly, tmp_path):
-    return export_model(assembly, tmp_path / "out").folder
+    return export(assembly, tmp_path / "out").folder
 
 
 def change(folder, name, how):
@@ -53,7 +53,7 @@ def test_a_folder_that_transformers_cannot_load(assembly, folder):
 
 
 def test_other_weights_are_named_when_read_back(assembly, tmp_path):
-    folder = export_model(assembly, tmp_path / "original", to="original").folder
+    folder = export(assembly, tmp_path / "original", to="original").folder
     change(folder, "model.mm_projector.2.bias", lambda tensor: tensor + 1)
     with pytest.raises(CheckpointError, match=r"tensor 'connector.linears.1.bias' has other values"):
         verify_again(assembly, folder, llava_kit.load_model)
@@ -87,7 +87,7 @@ def test_numbers_that_are_none_fail_and_can_be_written(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_shorter_types_stay_within_their_bound(assembly, tmp_path, dtype):
-    outcome = export_model(assembly, tmp_path / "out", dtype=dtype, verify=True)
+    outcome = export(assembly, tmp_path / "out", dtype=dtype, verify=True)
     found = outcome.verification
     worst = max(case.logit_difference for case in found.cases)
     assert 1e-4 < worst <= found.bound < 0.2 * max(case.largest_logit for case in found.cases)

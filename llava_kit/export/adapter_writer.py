@@ -17,10 +17,10 @@ from torch import Tensor
 from ..assemble.files import write_json
 from ..assemble.parts import Assembly
 from ..errors import CheckpointError, LlavaKitError
-from .adapter import ADAPTER_CONFIG, Adapter, MergedTensors, is_adapter, read_adapter
-from .foreign import LoadOptions, build
-from .layouts import Place
-from .load import describe
+from ..exchange.adapter import ADAPTER_CONFIG, Adapter, MergedTensors, is_adapter, read_adapter
+from ..exchange.foreign import LoadOptions, build
+from ..exchange.layouts import Place
+from ..exchange.load import describe
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = re.compile(r"^model\.(language_model\.|vision_tower\.(vision_tower\.vision_model\.)?)?")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llava_kit import CheckpointError
-from llava_kit.exchange.vocabulary import extended_rows, with_image_token
+from llava_kit.export.vocabulary import extended_rows, with_image_token
 from llava_kit.testing.tokenizers import byte_level_tokenizer, sentencepiece_tokenizer, tokenizer_variants
 
 

@@ -14,12 +14,13 @@ from .. import __version__
 from ..assemble.files import write_folder, write_json
 from ..assemble.parts import Assembly
 from ..errors import CheckpointError, LlavaKitError, suggest
+from ..exchange.foreign import DTYPES
+from ..exchange.load import load_model
+from ..exchange.package_reader import load_package
 from . import original_writer, package, transformers_writer
 from .adapter_writer import write_adapter
 from .card import Origin, read_origin, write_card
 from .engines import engines_of, usage_of
-from .foreign import DTYPES
-from .load import load_model
 from .shards import MAX_SHARD_SIZE, Piece, Progress, read_size, told_size, write_shards
 from .verify import Verification, told_verification, verify_again, verify_in_transformers
 from .vocabulary import Vocabulary
@@ -51,7 +52,7 @@ class Exported:
     verification: Verification | None
 
 
-def export_model(
+def export(
     source: str | Path | Assembly,
     folder: str | Path,
     *,
@@ -153,7 +154,7 @@ class _Job:
     def verify(self, path: Path) -> Verification:
         if self.kind == "transformers":
             return verify_in_transformers(self.assembly, path)
-        reader = package.load_package if self.kind == "package" else load_model
+        reader = load_package if self.kind == "package" else load_model
         return verify_again(self.assembly, path, reader)
 
     def write_words(self, path: Path, num_bytes: int, verification: Verification | None) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 import llava_kit
 from llava_kit import LlavaKitError
 from llava_kit.exchange.adapter import read_adapter
-from llava_kit.exchange.export import export_model
+from llava_kit.export.run import export
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_base_and_adapter_are_the_merged_model(source, tmp_path, to):
     peft = pytest.importorskip("peft")
     lora, base = source
     merged = llava_kit.load_model(lora, base=str(base)).model.language_model.state_dict()
-    outcome = export_model(lora, tmp_path / "out", to=to, lora="kept", base=str(base), verify=True)
+    outcome = export(lora, tmp_path / "out", to=to, lora="kept", base=str(base), verify=True)
     again = llava_kit.load_model(outcome.folder).model.language_model.state_dict()
     targets = ("q_proj", "v_proj", "down_proj")
     for name, tensor in again.items():
@@ -56,7 +56,7 @@ def test_base_and_adapter_are_the_merged_model(source, tmp_path, to):
 
 def test_adapter_is_not_about_the_encoder(source, tmp_path):
     lora, base = source
-    outcome = export_model(lora, tmp_path / "out", lora="kept", base=str(base))
+    outcome = export(lora, tmp_path / "out", lora="kept", base=str(base))
     config = json.loads((outcome.folder / "adapter" / "adapter_config.json").read_text())
     assert all(module.startswith("model.language_model.layers.") for module in config["target_modules"])
     assert config["base_model_name_or_path"] == ".."
@@ -64,7 +64,7 @@ def test_adapter_is_not_about_the_encoder(source, tmp_path):
 
 def test_merged_is_the_default(source, tmp_path):
     lora, base = source
-    outcome = export_model(lora, tmp_path / "out", base=str(base), verify=True)
+    outcome = export(lora, tmp_path / "out", base=str(base), verify=True)
     assert outcome.verification.passed
     assert not (outcome.folder / "adapter").exists()
 
@@ -72,18 +72,18 @@ def test_merged_is_the_default(source, tmp_path):
 def test_nothing_to_keep_is_told(tmp_path, source):
     _, base = source
     with pytest.raises(LlavaKitError, match=r"lora: found 'kept'.*there is no adapter to keep apart"):
-        export_model(base, tmp_path / "out", lora="kept")
+        export(base, tmp_path / "out", lora="kept")
 
 
 def test_what_was_kept_apart_can_be_read_and_kept_again(source, tmp_path):
     """The adapter that was written is one for a LLaVA of transformers; ours reads it on its base, and writes it once more."""
     lora, base = source
     merged = llava_kit.load_model(lora, base=str(base)).model.state_dict()
-    first = export_model(lora, tmp_path / "first", lora="kept", base=str(base)).folder
+    first = export(lora, tmp_path / "first", lora="kept", base=str(base)).folder
     again = llava_kit.load_model(first / "adapter", base=str(first)).model.state_dict()
     for name, tensor in merged.items():
         assert torch.allclose(again[name][: len(tensor)] if tensor.ndim else again[name], tensor, atol=1e-6), name
-    second = export_model(first / "adapter", tmp_path / "second", lora="kept", base=str(first)).folder
+    second = export(first / "adapter", tmp_path / "second", lora="kept", base=str(first)).folder
     assert (second / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
     assert (second / "adapter" / "adapter_model.safetensors").read_bytes() == (
         first / "adapter" / "adapter_model.safetensors"

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_kit import LlavaKitError
-from llava_kit.exchange.shards import Piece, piece, read_size, told_size, write_shards
+from llava_kit.export.shards import Piece, piece, read_size, told_size, write_shards
 
 
 def test_one_file_needs_no_index(tmp_path):

@@ -14,8 +14,8 @@ from transformers import CLIPVisionModel, SiglipVisionModel
 
 import llava_kit
 from llava_kit import CheckpointError
-from llava_kit.exchange import original_writer
-from llava_kit.exchange.export import export_model
+from llava_kit.export import original_writer
+from llava_kit.export.run import export
 
 KINDS = {
     "clip": {},
@@ -33,7 +33,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_reading_it_back_gives_the_same_bits(tmp_path, name):
     assembly = assembled(model_block(tmp_path, **KINDS[name]))
-    outcome = export_model(assembly, tmp_path / "out", to="original", verify=True)
+    outcome = export(assembly, tmp_path / "out", to="original", verify=True)
     assert outcome.verification.passed
     again = llava_kit.load_model(outcome.folder)
     ours, theirs = assembly.model.state_dict(), again.model.state_dict()
@@ -48,8 +48,8 @@ def test_reading_it_back_gives_the_same_bits(tmp_path, name):
 def test_names_and_keys_are_the_originals(tmp_path):
     """Against the peer that writes such folders of transformers' models, key by key."""
     assembly = assembled(model_block(tmp_path, anyres=True))
-    original = export_model(assembly, tmp_path / "original", to="original").folder
-    theirs = llava_kit.export_model(assembly, tmp_path / "theirs").folder
+    original = export(assembly, tmp_path / "original", to="original").folder
+    theirs = llava_kit.export(assembly, tmp_path / "theirs").folder
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(theirs, dtype="auto")
@@ -74,11 +74,11 @@ def test_names_and_keys_are_the_originals(tmp_path):
 
 
 def test_the_towers_folder_is_a_tower_of_transformers(tmp_path):
-    clip = export_model(assembled(model_block(tmp_path)), tmp_path / "a", to="original").folder / "vision_tower"
+    clip = export(assembled(model_block(tmp_path)), tmp_path / "a", to="original").folder / "vision_tower"
     model, info = CLIPVisionModel.from_pretrained(clip, output_loading_info=True)
     assert not any(info.values())
     assert model.config.num_hidden_layers == 3
-    siglip = export_model(assembled(model_block(tmp_path, "siglip")), tmp_path / "b", to="original").folder / "vision_tower"
+    siglip = export(assembled(model_block(tmp_path, "siglip")), tmp_path / "b", to="original").folder / "vision_tower"
     model, info = SiglipVisionModel.from_pretrained(siglip, output_loading_info=True)
     assert not any(info.values())
     # The originals delete the last layer of a SigLIP tower before they use it.
@@ -91,7 +91,7 @@ def test_all_obstacles_at_once(tmp_path):
     block["encoder"]["feature_layer"] = [-2, -3]
     block["tiling"] = {"mode": "resize"}
     with pytest.raises(CheckpointError) as told:
-        export_model(assembled(block), tmp_path / "out", to="original")
+        export(assembled(block), tmp_path / "out", to="original")
     said = str(told.value)
     assert "layers [3, 2]" in said
     assert "'silu'" in said

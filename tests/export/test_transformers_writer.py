@@ -19,8 +19,8 @@ from transformers.image_processing_utils import select_best_resolution
 
 import llava_kit
 from llava_kit.core.tiles import Grid
-from llava_kit.exchange import transformers_writer
-from llava_kit.exchange.export import export_model
+from llava_kit.export import transformers_writer
+from llava_kit.export.run import export
 from llava_kit.image.geometry import TilingPlan
 from llava_kit.image.tiling import TilingOptions
 
@@ -58,7 +58,7 @@ def made(tmp_path_factory):
     def get(name: str):
         if name not in done:
             assembly = make(folder, name)
-            done[name] = assembly, export_model(assembly, folder / f"out {name}", verify=True)
+            done[name] = assembly, export(assembly, folder / f"out {name}", verify=True)
         return done[name]
 
     return get
@@ -108,7 +108,7 @@ def test_export_and_load_give_the_same_bits(made, name):
 
 def test_export_load_export_is_the_same_file(made, tmp_path):
     _, outcome = made("clip")
-    again = export_model(llava_kit.load_model(outcome.folder), tmp_path / "again")
+    again = export(llava_kit.load_model(outcome.folder), tmp_path / "again")
     assert (again.folder / "model.safetensors").read_bytes() == (outcome.folder / "model.safetensors").read_bytes()
     first, second = (json.loads((folder / "config.json").read_text()) for folder in (outcome.folder, again.folder))
     assert first == second
@@ -138,7 +138,7 @@ def test_processor_and_generate_say_what_our_chat_says(made, tmp_path):
 
 def test_wrong_weights_are_noticed(made):
     """The comparison is able to fail."""
-    from llava_kit.exchange.verify import verify_in_transformers
+    from llava_kit.export.verify import verify_in_transformers
 
     assembly, outcome = made("clip")
     linear = assembly.model.connector.chain().maps[0]
@@ -231,7 +231,7 @@ def test_tied_embeddings_stay_tied(tmp_path):
     block["language_model"]["checkpoint"] = str(write_language_model(tmp_path / "tied", tie_word_embeddings=True))
     assembly = assembled(block)
     assert assembly.model.language_model.head is assembly.model.language_model.embedding
-    outcome = export_model(assembly, tmp_path / "out", verify=True)
+    outcome = export(assembly, tmp_path / "out", verify=True)
     model = AutoModelForImageTextToText.from_pretrained(outcome.folder, dtype="auto")
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     with safe_open(outcome.folder / "model.safetensors", framework="pt") as file:
@@ -273,7 +273,7 @@ def test_other_merges_are_refused(tmp_path, merge):
 
 def test_a_range_of_canvases_goes_out_as_a_list(tmp_path):
     tiling = {"mode": "anyres", "pinpoints": "(1x1),...,(3x2)"}
-    outcome = export_model(assembled(model_block(tmp_path, tiling=tiling)), tmp_path / "out", verify=True)
+    outcome = export(assembled(model_block(tmp_path, tiling=tiling)), tmp_path / "out", verify=True)
     config = json.loads((outcome.folder / "config.json").read_text())
     assert sorted(config["image_grid_pinpoints"]) == [[28 * h, 28 * w] for h in (1, 2) for w in (1, 2, 3)]
     assert "AnyRes with 6 canvases" in (outcome.folder / "README.md").read_text()

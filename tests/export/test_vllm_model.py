@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig
 
-from llava_kit.exchange.export import export_model
-from llava_kit.exchange.wrapper import LlavaKitProcessor
+from llava_kit.export.run import export
+from llava_kit.export.wrapper import LlavaKitProcessor
 
 
 class Mixin:
@@ -87,15 +87,15 @@ def model_class(monkeypatch):
         module = types.ModuleType(name)
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "llava_kit.exchange.vllm_model", raising=False)
-    yield importlib.import_module("llava_kit.exchange.vllm_model").LlavaKitForConditionalGeneration
-    sys.modules.pop("llava_kit.exchange.vllm_model", None)
+    monkeypatch.delitem(sys.modules, "llava_kit.export.vllm_model", raising=False)
+    yield importlib.import_module("llava_kit.export.vllm_model").LlavaKitForConditionalGeneration
+    sys.modules.pop("llava_kit.export.vllm_model", None)
 
 
 def test_rows_and_counts_are_ours(tmp_path, model_class):
     tiling = {"mode": "anyres", "pinpoints": PINPOINTS, "max_tiles": 2}
     assembly = assembled(model_block(tmp_path, tiling=tiling))
-    folder = export_model(assembly, tmp_path / "out").folder
+    folder = export(assembly, tmp_path / "out").folder
     config = AutoConfig.from_pretrained(folder)
     model_config = types.SimpleNamespace(hf_config=config, model=str(folder))
     model = model_class(vllm_config=types.SimpleNamespace(model_config=model_config))

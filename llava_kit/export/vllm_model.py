@@ -24,7 +24,7 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 
-from .package import build_vision
+from ..exchange.package_reader import build_vision
 from .package_config import LlavaKitConfig
 from .vocabulary import IMAGE_TOKEN
 from .wrapper import LlavaKitProcessor, picture_rows

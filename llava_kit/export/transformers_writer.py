@@ -28,11 +28,11 @@ from ..assemble.parts import Assembly
 from ..core.checkpoint import clean_config
 from ..core.connector import LinearChain
 from ..core.published import Published
+from ..exchange.foreign import places_of
+from ..exchange.layouts import NEWLINE, Place, to_transformers
 from ..image.options import canvases_of
 from ..model.side_by_side import SideBySideEncoder
 from .experts_writer import unstacked
-from .foreign import places_of
-from .layouts import NEWLINE, Place, to_transformers
 from .shards import Piece, piece
 from .vocabulary import IMAGE_TOKEN, Vocabulary, extended_rows, with_image_token
 

@@ -118,7 +118,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 llava_kit.load_model("{name}").chat("What is shown here?", ["picture.jpg"])
 
-import llava_kit.exchange.wrapper  # makes the model known to transformers
+import llava_kit.export.wrapper  # makes the model known to transformers
 
 processor = AutoProcessor.from_pretrained("{name}")
 model = AutoModelForImageTextToText.from_pretrained("{name}")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from recipes_small import assembled, model_block
 
-from llava_kit.exchange.card import Origin, read_origin, write_card
+from llava_kit.export.card import Origin, read_origin, write_card
 
 
 def card(assembly, origin=None, **changes):

@@ -6,12 +6,12 @@ import importlib
 
 from .package import ARCHITECTURE
 
-MODEL = f"llava_kit.exchange.vllm_model:{ARCHITECTURE}"
+MODEL = f"llava_kit.export.vllm_model:{ARCHITECTURE}"
 
 
 def register() -> None:
     """Called by vLLM in each of its processes, maybe twice. The model's module is named, not imported, as vLLM asks."""
-    importlib.import_module("llava_kit.exchange.wrapper").register()
+    importlib.import_module("llava_kit.export.wrapper").register()
     registry = importlib.import_module("vllm").ModelRegistry
     if ARCHITECTURE not in registry.get_supported_archs():
         registry.register_model(ARCHITECTURE, MODEL)

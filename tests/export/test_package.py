@@ -18,11 +18,12 @@ from recipes_small import assembled, model_block
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import llava_kit
-import llava_kit.exchange.wrapper
+import llava_kit.export.wrapper
 from llava_kit import CheckpointError, LlavaKitError
-from llava_kit.exchange import package
-from llava_kit.exchange.export import export_model
-from llava_kit.exchange.wrapper import picture_rows
+from llava_kit.exchange import package_reader
+from llava_kit.export import package
+from llava_kit.export.run import export
+from llava_kit.export.wrapper import picture_rows
 
 KINDS = {
     "resampler": {"connector": {"type": "perceiver", "num_queries": 5, "heads": 2}},
@@ -47,7 +48,7 @@ def test_whole_in_one_folder(tmp_path, name):
     parts = tmp_path / "parts"
     parts.mkdir()
     assembly = make(parts, name)
-    outcome = export_model(assembly, tmp_path / "out", verify=True)
+    outcome = export(assembly, tmp_path / "out", verify=True)
     assert outcome.to == "package"
     assert outcome.obstacles
     parts.rename(tmp_path / "gone")
@@ -61,7 +62,7 @@ def test_whole_in_one_folder(tmp_path, name):
 
 def test_behind_the_auto_classes(tmp_path):
     assembly = make(tmp_path, "capped")
-    folder = export_model(assembly, tmp_path / "out").folder
+    folder = export(assembly, tmp_path / "out").folder
     assert AutoConfig.from_pretrained(folder).text_config.model_type == "llama"
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder)
@@ -76,7 +77,7 @@ def test_behind_the_auto_classes(tmp_path):
 
 
 def test_wrapper_tells_what_does_not_fit(tmp_path):
-    folder = export_model(make(tmp_path, "resampler"), tmp_path / "out").folder
+    folder = export(make(tmp_path, "resampler"), tmp_path / "out").folder
     processor = AutoProcessor.from_pretrained(folder)
     with pytest.raises(LlavaKitError, match=r"found 1 places for pictures .* and 0 pictures"):
         processor(text="a <image> b")
@@ -85,7 +86,7 @@ def test_wrapper_tells_what_does_not_fit(tmp_path):
 
 
 def test_pyproject_and_module(tmp_path, monkeypatch):
-    folder = export_model(make(tmp_path, "resampler"), tmp_path / "My model-2").folder
+    folder = export(make(tmp_path, "resampler"), tmp_path / "My model-2").folder
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     module = "llava_kit_model_my_model_2"
     assert project["project"]["entry-points"]["vllm.general_plugins"] == {module: f"{module}:register_in_vllm"}
@@ -93,7 +94,7 @@ def test_pyproject_and_module(tmp_path, monkeypatch):
     assert project["project"]["dependencies"][0].startswith("llava-kit")
     source = (folder / module / "__init__.py").read_text()
     imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"llava_kit.exchange.wrapper", "llava_kit.exchange.vllm_plugin"}
+    assert imported == {"llava_kit.export.wrapper", "llava_kit.export.vllm_plugin"}
     monkeypatch.syspath_prepend(str(folder))
     assert callable(importlib.import_module(module).register_in_vllm)
     assert "vllm" not in sys.modules
@@ -101,7 +102,7 @@ def test_pyproject_and_module(tmp_path, monkeypatch):
 
 def test_plugin_names_the_class_and_may_be_called_twice(monkeypatch):
     """With a stand-in for vLLM, which cannot be installed here: register_model takes `module:class`."""
-    from llava_kit.exchange import vllm_plugin
+    from llava_kit.export import vllm_plugin
 
     known = {}
     registry = types.SimpleNamespace(get_supported_archs=lambda: known, register_model=known.__setitem__)
@@ -120,7 +121,7 @@ def test_plugin_names_the_class_and_may_be_called_twice(monkeypatch):
 def test_tensors_are_named_as_vllms_language_model_wants_them(tmp_path):
     from safetensors import safe_open
 
-    folder = export_model(make(tmp_path, "three maps"), tmp_path / "out").folder
+    folder = export(make(tmp_path, "three maps"), tmp_path / "out").folder
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         names = set(file.keys())
     assert "language_model.model.layers.0.self_attn.q_proj.weight" in names
@@ -134,8 +135,8 @@ def test_tensors_are_named_as_vllms_language_model_wants_them(tmp_path):
 def test_the_half_that_sees_alone(tmp_path):
     """What the plugin for vLLM builds: encoder and connector, without the language model."""
     assembly = make(tmp_path, "capped")
-    folder = export_model(assembly, tmp_path / "out").folder
-    vision = package.build_vision(folder, assembly.model.language_model.width)
+    folder = export(assembly, tmp_path / "out").folder
+    vision = package_reader.build_vision(folder, assembly.model.language_model.width)
     vision.encoder.load_state_dict(assembly.model.encoder.state_dict())
     vision.connector.load_state_dict(assembly.model.connector.state_dict())
     pixels = [np.random.default_rng(n).integers(0, 255, (60, 90 - 40 * n, 3), dtype=np.uint8) for n in range(2)]
@@ -147,7 +148,7 @@ def test_the_half_that_sees_alone(tmp_path):
 
 
 def test_damaged_packages_are_told(tmp_path):
-    folder = export_model(make(tmp_path, "resampler"), tmp_path / "out").folder
+    folder = export(make(tmp_path, "resampler"), tmp_path / "out").folder
     found = json.loads((folder / package.DESCRIPTION).read_text())
     found["model"]["connector"]["num_queries"] = 6
     (folder / package.DESCRIPTION).write_text(json.dumps(found))
@@ -166,4 +167,4 @@ def test_ready_parts_cannot_be_packed(tmp_path):
     assembly = make(tmp_path, "resampler")
     assembly.recipe_model = None
     with pytest.raises(CheckpointError, match="assembled from ready parts"):
-        export_model(assembly, tmp_path / "out", to="package")
+        export(assembly, tmp_path / "out", to="package")

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import MixtralConfig, Qwen2MoeConfig
 
 import llava_kit
-from llava_kit.exchange.export import export_model
+from llava_kit.export.run import export
 
 SIZES = {
     "mixtral": {"num_local_experts": 3, "num_experts_per_tok": 2},
@@ -33,7 +33,7 @@ def test_one_expert_at_a_time(tmp_path, monkeypatch, kind, to):
     monkeypatch.setitem(TEXTS, "qwen2_moe", Qwen2MoeConfig)
     write_language_model(tmp_path / f"lm_{kind}", kind, **SIZES[kind])
     assembly = assembled(model_block(tmp_path, text=kind))
-    outcome = export_model(assembly, tmp_path / "out", to=to, verify=True)
+    outcome = export(assembly, tmp_path / "out", to=to, verify=True)
     assert outcome.verification.passed
     with safe_open(outcome.folder / "model.safetensors", framework="pt") as file:
         names = set(file.keys())

@@ -16,8 +16,8 @@ import llava_kit
 from llava_kit import CheckpointError, LlavaKitError
 from llava_kit.assemble.files import verify_folder
 from llava_kit.assemble.weights import save_model
-from llava_kit.exchange import export, shards, verify
-from llava_kit.exchange.export import REPORT, export_model
+from llava_kit.export import run, shards, verify
+from llava_kit.export.run import REPORT, export
 from llava_kit.recipe.schema import Recipe
 
 Usage = namedtuple("Usage", "total used free")
@@ -29,7 +29,7 @@ def assembly(tmp_path_factory):
 
 
 def test_on_the_face(assembly, tmp_path):
-    outcome = llava_kit.export_model(assembly, tmp_path / "out")
+    outcome = llava_kit.export(assembly, tmp_path / "out")
     assert outcome.to == "transformers"
     assert outcome.num_bytes == sum(tensor.nbytes for tensor in load_file(outcome.folder / "model.safetensors").values())
     verify_folder(outcome.folder)
@@ -37,7 +37,7 @@ def test_on_the_face(assembly, tmp_path):
 
 def test_shards_and_type(assembly, tmp_path):
     seen = []
-    outcome = export_model(
+    outcome = export(
         assembly, tmp_path / "out", dtype="bfloat16", max_shard_size="40KB", progress=lambda *now: seen.append(now), verify=True
     )
     index = json.loads((outcome.folder / "model.safetensors.index.json").read_text())
@@ -52,7 +52,7 @@ def test_shards_and_type(assembly, tmp_path):
 
 def test_options_are_checked_together_before_anything_is_loaded(tmp_path):
     with pytest.raises(LlavaKitError) as told:
-        export_model(tmp_path / "nothing", tmp_path / "out", to="transformer", dtype="bf16", lora="keep", max_shard_size="big")
+        export(tmp_path / "nothing", tmp_path / "out", to="transformer", dtype="bf16", lora="keep", max_shard_size="big")
     lines = str(told.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["to", "lora", "dtype", "max_shard_size"]
     assert "did you mean 'transformers'?" in lines[0]
@@ -63,46 +63,46 @@ def test_foreign_folders_are_left_alone(assembly, tmp_path):
     target.mkdir()
     (target / "thesis.txt").write_text("three years")
     with pytest.raises(LlavaKitError, match="is not empty, and no earlier export"):
-        export_model(assembly, target)
+        export(assembly, target)
     assert (target / "thesis.txt").read_text() == "three years"
-    export_model(assembly, target, force=True)
+    export(assembly, target, force=True)
     assert not (target / "thesis.txt").exists()
-    export_model(assembly, target)  # an earlier export is replaced
+    export(assembly, target)  # an earlier export is replaced
 
 
 def test_empty_folder_is_as_good_as_none(assembly, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert export_model(assembly, tmp_path / "empty").num_bytes > 0
+    assert export(assembly, tmp_path / "empty").num_bytes > 0
 
 
 def test_not_even_force_replaces_the_source_or_where_one_stands(assembly, tmp_path, monkeypatch):
-    folder = export_model(assembly, tmp_path / "deep" / "out").folder
+    folder = export(assembly, tmp_path / "deep" / "out").folder
     for target in (folder, tmp_path / "deep", tmp_path):
         with pytest.raises(LlavaKitError, match="holds the source, the working folder or your home"):
-            export_model(folder, target, force=True)
+            export(folder, target, force=True)
     monkeypatch.chdir(folder)
     with pytest.raises(LlavaKitError, match="holds the source, the working folder or your home"):
-        export_model(assembly, tmp_path / "deep", force=True)
+        export(assembly, tmp_path / "deep", force=True)
 
 
 def test_a_file_is_no_folder(assembly, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LlavaKitError, match="is a file"):
-        export_model(assembly, tmp_path / "file", force=True)
+        export(assembly, tmp_path / "file", force=True)
 
 
 @pytest.mark.parametrize("place", ["weights", "words"])
 def test_a_full_disk_leaves_nothing_behind(assembly, tmp_path, monkeypatch, place):
     target = tmp_path / "out"
-    before = export_model(assembly, target).folder / REPORT
+    before = export(assembly, target).folder / REPORT
     old = before.read_bytes()
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((shards, "save_file", full) if place == "weights" else (export, "write_card", full)))
+    monkeypatch.setattr(*((shards, "save_file", full) if place == "weights" else (run, "write_card", full)))
     with pytest.raises(CheckpointError, match="No space left on device"):
-        export_model(assembly, target, dtype="bfloat16")
+        export(assembly, target, dtype="bfloat16")
     assert before.read_bytes() == old
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_nothing_behind(assembly, tmp_path, monkeypatch, plac
 def test_too_little_space_is_told_before_writing(assembly, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**9, 10**9 - 1000, 1000))
     with pytest.raises(CheckpointError, match=r"needs .* kB for the weights, and there are 1.0 kB free"):
-        export_model(assembly, tmp_path / "out")
+        export(assembly, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -118,23 +118,23 @@ def test_an_interruption_leaves_nothing_behind(assembly, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "write_shards", stop)
+    monkeypatch.setattr(run, "write_shards", stop)
     with pytest.raises(KeyboardInterrupt):
-        export_model(assembly, tmp_path / "out")
+        export(assembly, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_result_that_differs_is_an_error_with_the_report_beside_it(assembly, tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "FLOAT32_BOUND", -1.0)
     with pytest.raises(CheckpointError, match="is not the model it was made of") as told:
-        export_model(assembly, tmp_path / "out", verify=True)
+        export(assembly, tmp_path / "out", verify=True)
     assert told.value.exit_code == 4
     report = json.loads((tmp_path / "out" / REPORT).read_text())
     assert report["verification"]["passed"] is False
 
 
 def test_report_says_what_was_done(assembly, tmp_path):
-    outcome = export_model(assembly, tmp_path / "out", verify=True)
+    outcome = export(assembly, tmp_path / "out", verify=True)
     report = json.loads((outcome.folder / REPORT).read_text())
     assert report["to"] == "transformers"
     assert report["dtype"] == "float32"
@@ -145,7 +145,7 @@ def test_report_says_what_was_done(assembly, tmp_path):
 
 def test_no_paths_of_this_machine_in_the_folder(assembly, tmp_path):
     for to in ("transformers", "original", "package"):
-        folder = export_model(assembly, tmp_path / to, to=to, verify=True).folder
+        folder = export(assembly, tmp_path / to, to=to, verify=True).folder
         for path in folder.rglob("*"):
             if path.is_file() and path.suffix != ".safetensors":
                 assert str(tmp_path.parent) not in path.read_text(encoding="utf-8"), path
@@ -159,7 +159,7 @@ def test_a_run_of_ours(tmp_path, toy):
     save_model(model, run / "align" / "model", ("encoder", "language_model"), recipe=recipe, info={"stage": "align"})
     scores = {"questions": 12, "accuracy": {"all": 0.75}, "majority": {"all": 0.5}, "questions_by_type": {"all": 12}}
     (run / "evaluation.json").write_text(json.dumps(scores))
-    outcome = export_model(run, tmp_path / "out", verify=True)
+    outcome = export(run, tmp_path / "out", verify=True)
     assert outcome.to == "package"
     assert [line.partition(":")[0] for line in outcome.obstacles] == ["encoder", "language model"]
     card = (outcome.folder / "README.md").read_text()
@@ -180,5 +180,5 @@ _STAGE = {
 
 def test_source_that_is_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="there is no such folder"):
-        export_model(tmp_path / "nothing", tmp_path / "out")
+        export(tmp_path / "nothing", tmp_path / "out")
     assert not list(Path(tmp_path).iterdir())
