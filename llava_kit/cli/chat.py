@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from .source import add_source, load_source
+from .source import add_placement, add_source, load_source
 
 if TYPE_CHECKING:
     from ..chat.session import ChatSession
@@ -22,6 +22,7 @@ HELP = """commands:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
+    add_placement(parser)
     parser.add_argument("--image", action="append", nargs="+", default=[], metavar="FILE", help="show these pictures first")
     parser.add_argument("--ask", metavar="TEXT", action="append", help="ask this, print the answer and leave (may be repeated)")
     parser.add_argument("--system", metavar="TEXT", help="replace the template's system text")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .progress import progress
-from .source import add_source, load_source
+from .source import add_placement, add_source, load_source
 
 if TYPE_CHECKING:
     from ..assemble.parts import Assembly
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
+    add_placement(parser)
     parser.add_argument("--recipe", metavar="RECIPE", help="take the questions of this recipe; default: the model's own")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe, such as evaluate.batch_size=8")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N questions")

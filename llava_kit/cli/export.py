@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from .progress import progress
+from .source import add_source, open_options
 from .table import print_table
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ original repositories.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("source", metavar="SOURCE", help="the model")
+    add_source(parser)
     parser.add_argument("folder", metavar="FOLDER", help="where to write; must be new, empty or an earlier export")
     parser.add_argument("--to", default="transformers", metavar="FORMAT", help="transformers (default), original or package")
     parser.add_argument("--dtype", metavar="TYPE", help="float32, bfloat16 or float16; default: the language model's")
@@ -39,10 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file, such as 5GB (default)")
     parser.add_argument("--verify", action="store_true", help="load the result and compare logits and greedy tokens")
     parser.add_argument("--force", action="store_true", help="replace FOLDER and all that is in it")
-    given = parser.add_argument_group("what SOURCE may leave open")
-    given.add_argument("--base", metavar="FOLDER", help="the language model of a LoRA, connector or delta checkpoint")
-    given.add_argument("--encoder", metavar="FOLDER", help="the encoder, where the checkpoint only names one")
-    given.add_argument("--template", metavar="NAME", help="the conversation template; default: what SOURCE says")
     parser.add_argument("--device", metavar="NAME", help="where to compare, for example cuda; default: cpu")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -52,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     _tell(f"loading {arguments.source} ...")
     from ..export.run import export
 
-    names = ("to", "dtype", "lora", "max_shard_size", "verify", "force", "base", "encoder", "template", "device")
-    options = {name: getattr(arguments, name) for name in names}
+    names = ("to", "dtype", "lora", "max_shard_size", "verify", "force", "device")
+    options = {**{name: getattr(arguments, name) for name in names}, **open_options(arguments)}
     with ExitStack() as bar:
         done = export(arguments.source, arguments.folder, progress=_shown(bar, arguments.verify), **options)
     if arguments.json:
