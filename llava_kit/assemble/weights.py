@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, LlavaKitError
+from ..errors import CheckpointError, LlavaKitError, first_line
 from ..model.vlm import VisionLanguageModel
 from ..recipe.load import recipe_to_yaml
 from ..recipe.schema import COMPONENTS, Model, Part, Recipe
@@ -82,7 +82,13 @@ def load_model(source: str | Path, *, device: str | torch.device | None = None, 
     folder = find_model(Path(source))
     verify_folder(folder)
     description = _read_description(folder)
-    block = Model.model_validate(description["model"])
+    try:
+        block = Model.model_validate(description["model"])
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / MODEL_FILE}: its model block was written by another version of llava_kit and is no longer understood "
+            f"({first_line(error)}); load it with that version and export it"
+        ) from error
     _compare_plugins(folder, description["plugins"], plugins_in_use(_parts(block)))
     if (folder / TOKENIZER).is_dir():
         block = _changed(block, "language_model", {"tokenizer": str(folder / TOKENIZER)})
@@ -245,7 +251,9 @@ def holds_own_model(folder: Path) -> bool:
 def find_model(source: Path) -> Path:
     """The model folder that `source` means."""
     if not source.exists():
-        raise CheckpointError(f"{source}: there is no such folder; expected a run, a stage of a run, or a model folder")
+        raise CheckpointError(
+            f"{source}: there is no such folder; expected a run, a stage or a model, or a LLaVA checkpoint of another program"
+        )
     if (source / MODEL_FILE).is_file():
         return source
     if (source / "model" / MODEL_FILE).is_file():

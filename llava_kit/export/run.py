@@ -210,7 +210,7 @@ def _check_options(to: str, dtype: str | None, lora: str, max_shard_size: str | 
     wrong = []
     for key, value, known in (("to", to, FORMATS), ("lora", lora, LORA), ("dtype", dtype or DTYPES[0], DTYPES)):
         if value not in known:
-            wrong.append(f"{key}: found {value!r}, expected one of {', '.join(known)}; {suggest(value, known)}")
+            wrong.append(f"{key}: found {value!r}; {suggest(value, known)}")
     try:
         max_bytes = read_size(max_shard_size)
     except LlavaKitError as error:
