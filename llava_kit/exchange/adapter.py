@@ -101,7 +101,7 @@ class MergedTensors(Tensors):
 
     def __init__(self, base: Tensors, adapter: Adapter, component: str):
         self.where = f"{base.where} with the adapter of {adapter.folder}"
-        self._base, self._adapter, self._component = base, adapter, component
+        self.base, self._adapter, self._component = base, adapter, component
         whole = {place.name: name for place, name in adapter.whole.items() if place.component == component}
         self._whole = whole
         shapes = adapter.tensors.shapes()
@@ -111,11 +111,11 @@ class MergedTensors(Tensors):
         return self._shapes
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._base.dtype(name) if name in self._base else self._adapter.tensors.dtype(self._whole[name])
+        return self.base.dtype(name) if name in self.base else self._adapter.tensors.dtype(self._whole[name])
 
     def read(self, name: str) -> Tensor:
         stored = self._whole.get(name)
-        weight = self._base.read(name) if stored is None else self._adapter.tensors.read(stored)
+        weight = self.base.read(name) if stored is None else self._adapter.tensors.read(stored)
         place = Place(self._component, name)
         if place not in self._adapter.pairs:
             return weight

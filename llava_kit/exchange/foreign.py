@@ -160,6 +160,15 @@ def dtype_of(block: Model, component: str) -> torch.dtype:
     return getattr(torch, str(part.options.get("dtype", "float32")))
 
 
+def stored_type(tensors: Tensors) -> str:
+    """The type of most of a component's numbers (norms are at times kept in another), by its name."""
+    counts: dict[torch.dtype, int] = {}
+    for name, shape in tensors.shapes().items():
+        counts[tensors.dtype(name)] = counts.get(tensors.dtype(name), 0) + torch.Size(shape).numel()
+    stored = str(max(counts, key=lambda dtype: counts[dtype])).removeprefix("torch.") if counts else DTYPES[0]
+    return stored if stored in DTYPES else DTYPES[0]
+
+
 def assign(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Make `tensor` the parameter or buffer `name` of `module`, in place of the one without data that is there."""
     path, _, last = name.rpartition(".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from ..assemble.parts import Assembly
 from ..assemble.weights import holds_own_model
 from ..assemble.weights import load_model as load_own_model
-from ..core.checkpoint import CONFIG_FILE
-from ..errors import CheckpointError, LlavaKitError, first_line
+from ..core.checkpoint import CONFIG_FILE, read_json
+from ..errors import CheckpointError, LlavaKitError
 from . import original_reader, transformers_reader
 from .adapter import adapted, is_adapter, need_base, read_adapter
 from .foreign import Foreign, LoadOptions, build
@@ -91,12 +90,4 @@ def describe(folder: Path, options: LoadOptions) -> Foreign | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json; empty when it has none."""
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
-    return config
+    return read_json(path) if path.is_file() else {}

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..core.checkpoint import CONFIG_FILE
 from ..errors import CheckpointError, shorten
 from ..recipe.schema import COMPONENTS, Model, Part
 from .adapter import Adapter, merged
 from .experts import stacked
-from .foreign import DTYPES, Foreign, LoadOptions
+from .foreign import Foreign, LoadOptions, stored_type
 from .layouts import NEWLINE, Place, by_component, from_original
 from .original_config import OriginalConfig, connector_part
 from .original_tower import Tower, find_tower
@@ -59,7 +57,7 @@ def described(folder: Path, said: OriginalConfig, parts: Parts, options: LoadOpt
     if newline and not tiling.options().has_newlines:
         notes.append(f"image_newline is left out: pictures are cut as {tiling.mode}, which has no lines to end")
         newline = False
-    dtypes = {name: options.dtype or _stored_type(tensors[name]) for name in COMPONENTS}
+    dtypes = {name: options.dtype or stored_type(tensors[name]) for name in COMPONENTS}
     template, reason = _template(said, parts, options)
     block = Model(
         encoder=_encoder(folder, said, tower, dtypes["encoder"]),
@@ -173,12 +171,3 @@ def _template(said: OriginalConfig, parts: Parts, options: LoadOptions) -> tuple
             )
         template = Part.model_validate({"type": template.type, **template.options, "around_picture": list(MARKS)})
     return template, told
-
-
-def _stored_type(tensors: Tensors) -> str:
-    """The type of most of the component's numbers."""
-    counts: dict[torch.dtype, int] = {}
-    for name, shape in tensors.shapes().items():
-        counts[tensors.dtype(name)] = counts.get(tensors.dtype(name), 0) + torch.Size(shape).numel()
-    stored = str(max(counts, key=lambda dtype: counts[dtype])).removeprefix("torch.") if counts else DTYPES[0]
-    return stored if stored in DTYPES else DTYPES[0]

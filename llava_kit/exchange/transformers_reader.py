@@ -14,7 +14,7 @@ from ..core.checkpoint import CONFIG_FILE, clean_config
 from ..errors import CheckpointError, first_line, shorten
 from ..recipe.schema import COMPONENTS, Model, Part
 from .experts import stacked
-from .foreign import DTYPES, Foreign, LoadOptions
+from .foreign import Foreign, LoadOptions, stored_type
 from .layouts import NEWLINE, by_component, from_transformers
 from .preprocessor import Pictures, read_pictures
 from .template_choice import choose_template
@@ -55,7 +55,7 @@ def read(folder: Path, config: dict[str, Any], options: LoadOptions) -> Foreign:
     pictures = read_pictures(
         folder, vision["image_size"], anyres=anyres, pinpoints=resolved.image_grid_pinpoints if anyres else None
     )
-    dtypes = {name: options.dtype or _stored_type(tensors[name]) for name in COMPONENTS}
+    dtypes = {name: options.dtype or stored_type(tensors[name]) for name in COMPONENTS}
     encoder = _encoder(folder, resolved, vision, pictures, dtypes["encoder"])
     language_model = Part.model_validate(
         {"type": "causal_lm", "config": text, "tokenizer": str(folder), "dtype": dtypes["language_model"]}
@@ -134,17 +134,6 @@ def _text_config(resolved: Any, tensors: Tensors) -> tuple[dict[str, Any], list[
             "transformers 5 leaves out the visual rows"
         )
     return {**text, "tie_word_embeddings": tied}, notes
-
-
-def _stored_type(tensors: Tensors) -> str:
-    """The type of the component's smallest matrix: norms are at times kept in another."""
-    shapes = tensors.shapes()
-    matrices = [name for name, shape in shapes.items() if len(shape) >= 2] or list(shapes)
-    if not matrices:
-        return DTYPES[0]
-    smallest = min(matrices, key=lambda name: torch.Size(shapes[name]).numel())
-    stored = str(tensors.read(smallest).dtype).removeprefix("torch.")
-    return stored if stored in DTYPES else DTYPES[0]
 
 
 def _encoder(folder: Path, resolved: Any, vision: Mapping[str, Any], pictures: Pictures, dtype: str) -> Part:

@@ -42,7 +42,7 @@ def load_apart(source: str | Path, *, device: str | torch.device | None = None, 
         raise CheckpointError(f"{folder}: its adapter cannot be kept apart; only those of LLaVA's original repositories can")
     whole = replace(adapter, pairs={})
     tensors = {
-        name: MergedTensors(found._base, whole, name) if isinstance(found, MergedTensors) else found
+        name: MergedTensors(found.base, whole, name) if isinstance(found, MergedTensors) else found
         for name, found in foreign.tensors.items()
     }
     return build(replace(foreign, tensors=tensors), device=device), adapter
