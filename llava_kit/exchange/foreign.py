@@ -164,7 +164,8 @@ def stored_type(tensors: Tensors) -> str:
     """The type of most of a component's numbers (norms are at times kept in another), by its name."""
     counts: dict[torch.dtype, int] = {}
     for name, shape in tensors.shapes().items():
-        counts[tensors.dtype(name)] = counts.get(tensors.dtype(name), 0) + torch.Size(shape).numel()
+        if (dtype := tensors.dtype(name)).is_floating_point:
+            counts[dtype] = counts.get(dtype, 0) + torch.Size(shape).numel()
     stored = str(max(counts, key=lambda dtype: counts[dtype])).removeprefix("torch.") if counts else DTYPES[0]
     return stored if stored in DTYPES else DTYPES[0]
 

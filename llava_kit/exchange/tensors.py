@@ -79,7 +79,7 @@ class FileTensors(Tensors):
             return handle.get_tensor(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        return _FLOATS[self._facts[name].kind]
+        return _FLOATS.get(self._facts[name].kind, torch.int64)  # the only others that are let in are positions
 
     def _look(self, file: Path) -> dict[str, _Facts]:
         if file.suffix in PICKLES:
