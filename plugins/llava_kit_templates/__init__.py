@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from llava_kit import ConversationTemplate, Options, hookimpl
+from llava_kit import Options, hookimpl
+
+if TYPE_CHECKING:
+    from llava_kit.core.template import ConversationTemplate
 
 SUMMARIES: dict[str, str] = {
     "plain": "Picture and caption, nothing else; for aligning a connector (stage 1).",
