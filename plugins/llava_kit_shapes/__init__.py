@@ -88,7 +88,7 @@ class ShapesOptions(Options):
     split: Literal["train", "validation", "test"] = "train"
     size: PositiveInt = Field(20_000, description="how many samples; each has a picture of its own")
     seed: int = Field(0, ge=0)
-    detail: Literal["plain", "fine"] = Field("plain", description="fine: larger pictures of smaller things, which need tiles")
+    detail: Literal["plain", "fine"] = Field("plain", description="fine: larger pictures of smaller things")
     turns: PositiveInt = Field(default=7, description="conversation only: questions about a picture")
     mix: Mix = Field(default_factory=Mix, description="instruct only")
 

@@ -66,8 +66,8 @@ PLAIN = Look(
     radius={"small": (0.110, 0.122), "large": (0.165, 0.180)},
     noise=8,
 )
-# Half as large: in 2 x 2 tiles of 48 pixels a thing has the size that it has in a plain picture seen whole; seen whole itself,
-# the colour stays and the outline is gone.
+# Half as large: in 2 x 2 tiles of 48 pixels a thing has the size that it has in a plain picture seen whole. Seen whole itself a
+# small one has a radius of 2.6 to 2.9 pixels, in which its shape can still be told (recipes/quickstart_next.yaml has figures).
 FINE = Look(
     long_side=(112, 160),
     aspect=(0.65, 1.0),
