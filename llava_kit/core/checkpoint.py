@@ -69,7 +69,7 @@ def open_checkpoint(
                 f"{where}: found an architecture without weights (`config`), expected a `checkpoint` to take them from; name "
                 "one, or start the stage from a model folder (`start_from`)"
             )
-        return Checkpoint(where, _cleaned(config, where), None)
+        return Checkpoint(where, clean_config(config, where), None)
     if name is None:
         raise PluginError(f"found neither `checkpoint` nor `config`; expected one of them; {suggest('', presets)}")
     folder: Path | None = Path(name).expanduser()
@@ -77,13 +77,13 @@ def open_checkpoint(
         if weights:
             folder = _download(name, presets)
         elif name in presets:
-            return Checkpoint(name, _cleaned(presets[name], name), None)
+            return Checkpoint(name, clean_config(presets[name], name), None)
         else:
             folder = _cached(name, presets)
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder}: found no {CONFIG_FILE}; expected a folder in the layout of the Hugging Face hub")
-    return Checkpoint(name, _cleaned(read_json(path), str(path)), folder)
+    return Checkpoint(name, clean_config(read_json(path), str(path)), folder)
 
 
 def fetch_checkpoint(name: str) -> Path:
@@ -93,11 +93,6 @@ def fetch_checkpoint(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     return folder if folder.is_dir() else _download(name, {})
-
-
-def clean_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A config without the keys by which it could name code to run or ways of running; `where` is for messages."""
-    return _cleaned(config, where)
 
 
 def build_model(
@@ -182,15 +177,15 @@ def _cached(name: str, presets: Mapping[str, Any]) -> Path:
         ) from error
 
 
-def _cleaned(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The config without the keys that name code or ways of running, at any depth."""
+def clean_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The config without the keys that name code or ways of running, at any depth; `where` is for messages."""
     if "quantization_config" in config:
         raise CheckpointError(f"{where}: found quantised weights (quantization_config); expected float weights")
     cleaned = {}
     for key, value in config.items():
         if key in _IGNORED_KEYS or key.startswith("_") or key.endswith("_implementation"):
             continue
-        cleaned[key] = _cleaned(value, where) if isinstance(value, Mapping) else value
+        cleaned[key] = clean_config(value, where) if isinstance(value, Mapping) else value
     return cleaned
 
 

@@ -22,7 +22,16 @@ from ..exchange.layouts import NEWLINE, Place, to_original
 from ..image.options import canvases_of
 from ..model.side_by_side import SideBySideEncoder
 from .shards import Piece, piece, write_shards
-from .transformers_writer import TOWERS, chat_template, language_tensors, published_encoder, text_config, vision_config
+from .transformers_writer import (
+    QUANTISED,
+    TOWERS,
+    chat_template,
+    is_quantised,
+    language_tensors,
+    published_encoder,
+    text_config,
+    vision_config,
+)
 
 TOWER_FOLDER = "vision_tower"
 
@@ -228,8 +237,8 @@ def _language_obstacles(assembly: Assembly) -> list[str]:
     kind = published.config["model_type"]
     if kind not in CLASSES:
         return [f"language model: the originals have no class for {kind}; they have {', '.join(CLASSES)}"]
-    if any(not parameter.is_floating_point() for parameter in part.parameters()):
-        return ["language model: its weights are quantised; load it without `quantise`"]
+    if is_quantised(part):
+        return [QUANTISED]
     if kind == "qwen2" and _old_rope(dict(published.config)).get("rope_scaling"):
         return ["language model: its rotary frequencies are scaled, which the originals' class for Qwen switches off"]
     return []

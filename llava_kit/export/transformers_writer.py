@@ -27,6 +27,7 @@ from ..assemble.files import write_json
 from ..assemble.parts import Assembly
 from ..core.checkpoint import clean_config
 from ..core.connector import LinearChain
+from ..core.language_model import LanguageModel
 from ..core.published import Published
 from ..exchange.foreign import places_of
 from ..exchange.layouts import NEWLINE, Place, to_transformers
@@ -318,6 +319,14 @@ def _odd_shapes(chain: LinearChain, width: int) -> list[str]:
     return found
 
 
+QUANTISED = "language model: its weights are quantised; load it without `quantise`"
+
+
+def is_quantised(part: LanguageModel) -> bool:
+    """Whether some of the weights are no floating-point numbers, which no format here takes."""
+    return any(not parameter.is_floating_point() for parameter in part.parameters())
+
+
 def _language_obstacles(assembly: Assembly) -> list[str]:
     part = assembly.model.language_model
     published = part.published()
@@ -327,8 +336,8 @@ def _language_obstacles(assembly: Assembly) -> list[str]:
     odd = [name for name in published.names.values() if not name.startswith(("model.", "lm_head."))]
     if odd:
         found.append(f"language model: {published.architecture} calls its tensors otherwise ({odd[0]!r}) than LLaVA expects")
-    if any(not parameter.is_floating_point() for parameter in part.parameters()):
-        found.append("language model: its weights are quantised; load it without `quantise`")
+    if is_quantised(part):
+        found.append(QUANTISED)
     if part.head_bias is not None:
         found.append("language model: its head has a bias, LLaVA's head has none")
     if part.logit_softcap is not None:
