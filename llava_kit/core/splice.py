@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .codes import BLENDED, NEWLINE, PAD, TEXT
 from .connector import Connector
+from .plan_check import check_plan
 
-__all__ = ["BLENDED", "NEWLINE", "PAD", "TEXT", "Blend", "Sequences", "SplicePlan", "Splicer"]
+__all__ = ["BLENDED", "NEWLINE", "PAD", "TEXT", "Blend", "Inverse", "Sequences", "SplicePlan", "Splicer"]
 
 
 def _map_tensors(record: Any, change) -> Any:
@@ -26,7 +27,7 @@ def _map_tensors(record: Any, change) -> Any:
         value = getattr(record, f.name)
         if isinstance(value, Tensor):
             new[f.name] = change(value)
-        elif isinstance(value, Sequences):
+        elif isinstance(value, Sequences | Inverse):
             new[f.name] = _map_tensors(value, change)
         elif f.name == "blends":
             new[f.name] = tuple(_map_tensors(blend, change) for blend in value)
@@ -58,6 +59,8 @@ class Blend:
     taps       int64 [R, 4]    which of `rows` go into each
     weights    float32 [R, 4]  by how much; a row of fewer than four has zeros. Without meaning for `max`
     positions  int64 [R]       the seat of each
+    readers    int32 [4 * R]   the flat places in `taps`, grouped by the row they read, in order
+    reader_bounds int32 [Q + 1]  where the group of each row begins
     reduce     `sum`: the weighted sum; `max`: the greatest of the four, feature by feature
     """
 
@@ -65,7 +68,29 @@ class Blend:
     taps: Tensor
     weights: Tensor
     positions: Tensor
+    readers: Tensor
+    reader_bounds: Tensor
     reduce: Literal["sum", "max"]
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """The plan read backwards, for a splicer that writes each row once and adds gradients up in a fixed order. All int32.
+
+    blank_positions  [Z]      the seats that hold nothing
+    visual_places    [V]      where each visual row stands among those in use (`visual_rows`, then each blend's `rows`), or -1
+    text_seats       [X]      `text_positions`, grouped by token
+    group_bounds     [G + 1]  where each group of `text_seats` begins: all of one token, at most 256 of them
+    token_bounds     [U + 1]  where the groups of each token begin
+    tokens           [U]      the tokens, ascending
+    """
+
+    blank_positions: Tensor
+    visual_places: Tensor
+    text_seats: Tensor
+    group_bounds: Tensor
+    token_bounds: Tensor
+    tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,9 @@ class SplicePlan:
     newline_positions int64 [L]
     shape             (B, S)
     num_visual        V = N * P', tiles of padding included
+    inverse           the same read backwards
     blends            at most one for each way to reduce; empty for every batch whose rows are rows of tiles
+    spare             1: lists are filled up to round lengths with seat T, which is nobody's: buffers have T + 1 rows; else 0
     """
 
     source: Tensor
@@ -92,9 +119,15 @@ class SplicePlan:
     shape: tuple[int, int]
     num_visual: int
     sequences: Sequences
+    inverse: Inverse
     blends: tuple[Blend, ...] = ()
+    spare: int = 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SplicePlan:
+        """The same plan on a device; it is checked (`check_plan`) when it leaves the CPU, for no kernel can afford to."""
+        # A fake tensor, which is no plain `Tensor`, has no values to look at.
+        if torch.device(device).type != "cpu" and self.source.device.type == "cpu" and type(self.source) is Tensor:
+            check_plan(self)
         return _map_tensors(self, lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SplicePlan:

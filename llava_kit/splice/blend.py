@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.tiles import ClipGrid, Grid, TileGrid
+from .inverse import readers
 from .layout import canvas_lines, count_newlines, count_rows, is_shrunk, kept_lines, pooled_grid, shown_grid
 
 # torch has two CPU kernels for bilinear interpolation; up to this sum of the new sides it takes the one that fuses (2.15,
@@ -25,11 +26,15 @@ class Mixture(NamedTuple):
     rows     int64 [Q]       visual rows, counted from the picture's first, each once
     taps     int64 [R, 4]    places in `rows`
     weights  float32 [R, 4]  zero where fewer than four go in
+    readers  int64 [4 * R]   the flat places in `taps`, grouped by the row they read; those of a row begin at
+    reader_bounds [Q + 1]
     """
 
     rows: NDArray[np.int64]
     taps: NDArray[np.int64]
     weights: NDArray[np.float32]
+    readers: NDArray[np.int64]
+    reader_bounds: NDArray[np.int64]
     reduce: Literal["sum", "max"]
 
 
@@ -111,6 +116,7 @@ def _numbered(found: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _frozen(rows: NDArray, taps: NDArray, weights: NDArray, reduce: Literal["sum", "max"]) -> Mixture:
-    for array in (rows, taps, weights):
+    arrays = (rows, taps, weights, *readers(taps, len(rows)))
+    for array in arrays:
         array.setflags(write=False)
-    return Mixture(rows, taps, weights, reduce)
+    return Mixture(*arrays, reduce)

@@ -19,6 +19,7 @@ from ..core.splice import BLENDED, NEWLINE, PAD, TEXT, Blend, Sequences, SpliceP
 from ..core.tiles import ClipGrid, Grid, TileGrid
 from ..errors import LlavaKitError, SampleError
 from .blend import Mixture, mixture
+from .inverse import invert
 from .layout import count_rows, picture_rows
 
 IMAGE = -200
@@ -118,16 +119,19 @@ def build_plan(
     learnt = tokens.trainable & tokens.is_text
     learnt[tokens.starts] = False  # nothing comes before the first token of a sequence
     sequences, position_ids = _sequences(shape, firsts, lengths, samples_per_row)
+    text_ids, visual_rows = tokens.ids[tokens.is_text], source[visual_positions].astype(np.int64)
+    num_visual = num_tiles * side.area
     plan = SplicePlan(
         source=torch.from_numpy(source),
-        text_ids=torch.from_numpy(tokens.ids[tokens.is_text]),
+        text_ids=torch.from_numpy(text_ids),
         text_positions=torch.from_numpy(text_positions),
-        visual_rows=torch.from_numpy(source[visual_positions].astype(np.int64)),
+        visual_rows=torch.from_numpy(visual_rows),
         visual_positions=torch.from_numpy(visual_positions),
         newline_positions=torch.from_numpy(newline_positions),
         shape=shape,
-        num_visual=num_tiles * side.area,
+        num_visual=num_visual,
         sequences=sequences,
+        inverse=invert(source, text_ids, text_positions, visual_rows, blends, num_visual),
         blends=blends,
     )
     return Built(plan, position_ids, torch.from_numpy(seats[learnt] - 1), torch.from_numpy(tokens.ids[learnt]))
@@ -212,9 +216,14 @@ def _joined(reduce: Literal["sum", "max"], parts: Sequence[tuple[int, Mixture, N
     taps = np.concatenate([mixed.taps + before for before, (_, mixed, _) in zip(counts.tolist(), parts)])
     assert taps.min() >= 0
     assert taps.max() < counts[-1]
+    taps_before = np.cumsum([0] + [mixed.taps.size for _, mixed, _ in parts]).tolist()
+    readers = [mixed.readers + before for before, (_, mixed, _) in zip(taps_before, parts)]
+    bounds = [mixed.reader_bounds[:-1] + before for before, (_, mixed, _) in zip(taps_before, parts)]
     return Blend(
         rows=torch.from_numpy(np.concatenate([mixed.rows + first for first, mixed, _ in parts])),
         taps=torch.from_numpy(taps),
+        readers=torch.from_numpy(np.concatenate(readers).astype(np.int32)),
+        reader_bounds=torch.from_numpy(np.append(np.concatenate(bounds), taps.size).astype(np.int32)),
         weights=torch.from_numpy(np.concatenate([mixed.weights for _, mixed, _ in parts])),
         positions=torch.from_numpy(np.concatenate([positions for _, _, positions in parts])),
         reduce=reduce,
