@@ -37,6 +37,7 @@ _HOME = {
     "Benchmark": "core.benchmark",
     "SplicePlan": "core.splice",
     "Splicer": "core.splice",
+    "TargetLoss": "core.loss",
     "Sequences": "core.splice",
     "LlavaKitError": "errors",
     "PluginError": "errors",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from .core.encoder import Encoder
     from .core.hookspecs import Options, hookimpl
     from .core.language_model import LanguageModel
+    from .core.loss import TargetLoss
     from .core.published import Published
     from .core.source import DataSource
     from .core.splice import Sequences, SplicePlan, Splicer

@@ -109,6 +109,11 @@ def register_splicers(register):
 
 
 @hookimpl
+def register_losses(register):
+    register("toy_loss", build=build, unavailable=lambda: "no such head", describe=lambda: ["says this"])
+
+
+@hookimpl
 def register_sources(register):
     register("toy_data", options=SourceOptions, build=build)
 

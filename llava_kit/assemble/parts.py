@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..chat.session import ChatSession
 from ..core.connector import Connector
 from ..core.encoder import Encoder
 from ..core.language_model import LanguageModel
+from ..core.loss import TargetLoss
 from ..core.source import DataSource
 from ..core.splice import Splicer
 from ..core.template import ConversationTemplate
@@ -20,6 +21,7 @@ from ..core.tiles import Grid
 from ..data.example import ExampleMaker
 from ..errors import LlavaKitError, PluginError, RecipeError
 from ..image.tiling import Tiler
+from ..model.loss import ReferenceLoss
 from ..model.sampling import Sampling
 from ..model.side_by_side import SideBySideEncoder
 from ..model.vlm import VisionLanguageModel
@@ -27,6 +29,9 @@ from ..recipe.load import parse_part
 from ..recipe.schema import Model, Part, Recipe, Tiling
 from ..registry.manager import default_registry
 from ..splice.reference import ReferenceSplicer
+
+# What runs where no plugin's was measured to be faster, by kind (`recipe.parts.CHOICES`).
+_REFERENCES: dict[str, Callable[[], Any]] = {"splicer": ReferenceSplicer, "loss": ReferenceLoss}
 
 # What a conversation may hold when nobody said otherwise: the length that LLaVA 1.5 was trained with.
 DEFAULT_MAX_LENGTH = 2048
@@ -114,17 +119,26 @@ def make_tiler(encoder: Encoder, tiling: Tiling) -> Tiler:
     return Tiler(encoder.spec, tiling.options())
 
 
-def choose_splicer(choice: str | Part) -> Splicer:
-    """The splicer by name. `auto` is the plain PyTorch one unless a measurement on this device says that another is faster."""
-    name = choice if isinstance(choice, str) else choice.type
-    if name in ("auto", "reference"):
-        return ReferenceSplicer()
+def choose(kind: str, choice: Any) -> Any:
+    """The splicer or the loss (`kind`) by name, or by its block; one that is ready is given back.
+
+    `auto` is the first that was measured to be faster on this device than the reference, or else the reference: plain PyTorch.
+
+    Raises:
+        PluginError: there is none of this name, or it cannot run here.
+    """
+    if not isinstance(choice, str | Part):
+        return choice
     part = Part(type=choice) if isinstance(choice, str) else choice
-    entry, options = parse_part(part, "splicer", default_registry())
-    reason = entry.unavailable() if entry.unavailable is not None else None
+    if part.type == "auto":
+        entries = default_registry().entries(kind)
+        part = Part(type=next((entry.name for entry in entries if entry.why_faster() is not None), "reference"))
+    if part.type == "reference":
+        return _REFERENCES[kind]()
+    reason = default_registry().get(kind, part.type).why_unavailable()
     if reason is not None:
-        raise PluginError(f"splicer {name!r} cannot run here: {reason}; use 'auto' or 'reference'")
-    return entry.build(options)
+        raise PluginError(f"{kind} {part.type!r} cannot run here: {reason}; use 'auto' or 'reference'")
+    return build_part(kind, part)
 
 
 def assemble(
@@ -136,6 +150,7 @@ def assemble(
     template: ConversationTemplate | str | None = None,
     tiling: Tiling | Mapping[str, Any] | None = None,
     splicer: str | Part | Splicer = "auto",
+    loss: str | Part | TargetLoss = "auto",
     weights: bool | Mapping[str, bool] = True,
     device: str | torch.device | None = None,
     seed: int | None = None,
@@ -161,7 +176,7 @@ def assemble(
         wanted = weights if isinstance(weights, Mapping) else dict.fromkeys(("encoder", "language_model"), weights)
         encoder = build_encoder(block, wanted.get("encoder", True))
         language_model = build_part("language_model", block.language_model, weights=wanted.get("language_model", True))
-        connector, tiling, splicer = block.connector, block.tiling, block.splicer
+        connector, tiling, splicer, loss = block.connector, block.tiling, block.splicer, block.loss
         template = build_part("template", block.template)
     assert encoder is not None
     assert language_model is not None
@@ -175,8 +190,8 @@ def assemble(
     assert isinstance(template, ConversationTemplate)
     tiling = tiling if isinstance(tiling, Tiling) else Tiling.model_validate(tiling or {})
     _check_fit(encoder, connector, tiling)
-    splicer = choose_splicer(splicer) if isinstance(splicer, (str, Part)) else splicer
-    model = VisionLanguageModel(encoder, connector, language_model, splicer, newline=tiling.options().has_newlines)
+    newline, chosen = tiling.options().has_newlines, choose("loss", loss)
+    model = VisionLanguageModel(encoder, connector, language_model, choose("splicer", splicer), newline=newline, loss=chosen)
     if device is not None:
         model.to(device)
     side = connector.output_grid(encoder.spec.grid)

@@ -17,6 +17,7 @@ from ..core.encoder import Encoder
 from ..core.tiles import Grid
 from ..model.side_by_side import SideBySideEncoder
 from ..model.vlm import VisionLanguageModel
+from ..recipe.parts import CHOICES
 from ..recipe.schema import COMPONENTS, Recipe
 from .parts import Assembly, assemble
 
@@ -78,8 +79,8 @@ class ModelSize:
 
 def build_on_meta(recipe: Recipe) -> Assembly:
     """The recipe's model without weights, on the meta device. Raises `PluginError` for a checkpoint of unknown shape."""
-    # The plan is about the parts: a splicer that cannot run on this machine is no reason not to make it.
-    block = recipe.model.model_copy(update={"splicer": "reference"})
+    # The plan is about the parts: a splicer or loss that cannot run on this machine is no reason not to make it.
+    block = recipe.model.model_copy(update=dict.fromkeys(CHOICES, "reference"))
     with torch.device("meta"):
         return assemble(block, weights=False)
 

@@ -6,15 +6,22 @@ import argparse
 import os
 import platform
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..registry.registry import Registry
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "open_clip_torch", "safetensors", "tokenizers", "huggingface_hub"),
-    *("triton", "pluggy", "pyyaml", "pydantic", "pillow", "numpy", "rich", "jinja2", "tensorboard"),
+    *("triton", "liger_kernel", "pluggy", "pyyaml", "pydantic", "pillow", "numpy", "rich", "jinja2", "tensorboard"),
 )
 
 VARIABLES = ("LLAVA_KIT_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTORCH_", "TORCH", "TRITON_", "HF_HUB_OFFLINE")
 """Environment variables that change how a run behaves, by how they begin."""
+
+BY_LINE = ("kernels",)
+"""Facts whose items are sentences."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
-        print(f"{name + ':':14} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        elif isinstance(value, list):
+            value = f"\n{'':15}".join(value) if name in BY_LINE else ", ".join(map(str, value))
+        print(f"{name + ':':14} {value}")
     return 0
 
 
@@ -88,4 +97,19 @@ def _plugins() -> dict[str, Any]:
     except PluginError as error:
         return {"plugins": [f"cannot be loaded: {error}"]}
     faults = [*map(str, registry.broken), *map(str, registry.conflicts)]
-    return {"plugins": [str(plugin) for plugin in registry.plugins], "broken": faults or ["none"]}
+    return {
+        "plugins": [str(plugin) for plugin in registry.plugins],
+        "broken": faults or ["none"],
+        "kernels": list(_kernels(registry)) or ["none but the reference"],
+    }
+
+
+def _kernels(registry: Registry) -> Iterator[str]:
+    """What was registered beside the references: whether it runs here, whether `auto` takes it, and what it tells itself."""
+    from ..recipe.parts import CHOICES
+
+    for entry in (entry for kind in CHOICES for entry in registry.entries(kind)):
+        reason = entry.why_unavailable()
+        state = f"not here: {reason}" if reason is not None else f"runs here; {entry.why_faster() or 'not measured here'}"
+        yield f"{entry.kind} {entry.name}: {state}"
+        yield from (f"  {line}" for line in entry.description())

@@ -49,7 +49,17 @@ def register_templates(register):
 
 @hookspec
 def register_splicers(register):
-    """Splicers: `build(options) -> Splicer`. `register(..., unavailable=function)`: None, or one line saying why not here."""
+    """Splicers: `build(options) -> Splicer`. `register(...)` takes three functions more, all cheap and without arguments.
+
+    `unavailable` gives None, or one line saying why it cannot run on this machine. `measured` gives None, or one line saying by
+    how much it was measured to be faster than the reference on this device: only then `auto` chooses it. `describe` gives lines
+    for `llava-kit env`.
+    """
+
+
+@hookspec
+def register_losses(register):
+    """Losses over supervised rows: `build(options) -> TargetLoss`; `unavailable`, `measured`, `describe` as for splicers."""
 
 
 @hookspec

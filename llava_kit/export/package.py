@@ -23,6 +23,7 @@ from ..core.encoder import Encoder
 from ..core.published import Published
 from ..exchange.package_reader import DESCRIPTION, FORMAT, HERE, encoder_parts, language_names, with_type
 from ..model.side_by_side import SideBySideEncoder
+from ..recipe.parts import CHOICES
 from ..recipe.schema import COMPONENTS, Model, Part
 from ..registry.manager import plugins_in_use
 from .package_config import MODEL_TYPE
@@ -110,7 +111,7 @@ def _portable(assembly: Assembly, dtype: str) -> Model:
         config = plain_config(published)
         part = Part.model_validate({"type": part.type, **kept, "config": config, "tokenizer": HERE})
     encoder = encoders if isinstance(block.encoder, tuple) else encoders[0]
-    portable = block.model_copy(update={"encoder": encoder, "language_model": part, "splicer": "auto"})
+    portable = block.model_copy(update={"encoder": encoder, "language_model": part, **dict.fromkeys(CHOICES, "auto")})
     return with_type(portable, dtype)
 
 

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from ..core.connector import Connector
 from ..core.encoder import Encoder
 from ..core.language_model import LanguageModel
+from ..core.loss import TargetLoss
 from ..core.splice import SplicePlan, Splicer
-from .loss import target_loss
+from .loss import ReferenceLoss
 
 
 class VisionLanguageModel(nn.Module):
     """Tiles and a plan in, hidden states (or the loss) out.
 
     `newline`: the model has a newline row, put at the end of each line of detail tiles (LLaVA-NeXT's `image_newline`). It
-    belongs to the connector: it trains, freezes and is saved with it.
+    belongs to the connector: it trains, freezes and is saved with it. `loss`: by default the plain PyTorch one.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class VisionLanguageModel(nn.Module):
         splicer: Splicer,
         *,
         newline: bool = False,
+        loss: TargetLoss | None = None,
     ):
         super().__init__()
         self.encoder = encoder
         self.connector = connector
         self.language_model = language_model
         self.splicer = splicer
+        self.loss = ReferenceLoss() if loss is None else loss
         width = language_model.width
         # The scale is the original's: randn / sqrt(width) (LLaVA-NeXT, llava_arch.py).
         self.newline = nn.Parameter(torch.randn(width) * width**-0.5) if newline else None
@@ -62,7 +65,7 @@ class VisionLanguageModel(nn.Module):
         hidden = self.language_model(rows, position_ids, sequences=plan.sequences)
         if target_positions is None or target_ids is None:
             return hidden
-        return target_loss(hidden, target_positions, target_ids, self.language_model)
+        return self.loss(hidden, target_positions, target_ids, self.language_model)
 
     def component_parameters(self, component: str) -> dict[str, nn.Parameter]:
         """The parameters of `encoder`, `connector` (with the newline row) or `language_model`, by name inside the component."""

@@ -12,7 +12,7 @@ from llava_kit.errors import nearest
 from llava_kit.registry.registry import Registry, words
 
 from ..image.options import max_tiles_meant
-from .parts import BUILT_IN_SPLICERS, parse_part, parts_of
+from .parts import parse_part, parts_of
 from .schema import Recipe
 from .tree import Node, Path, Problem, dotted, find, place_of
 
@@ -124,8 +124,6 @@ def find_warnings(recipe: Recipe, registry: Registry) -> list[str]:
     """What may be wrong on this machine though the recipe is right: data that is not here, parts that cannot run here."""
     found: list[str] = []
     for path, kind, part in parts_of(recipe):
-        if kind == "splicer" and part.type in BUILT_IN_SPLICERS:
-            continue
         entry, options = parse_part(part, kind, registry)
         reason = entry.why_unavailable()
         if reason is not None:
@@ -134,10 +132,6 @@ def find_warnings(recipe: Recipe, registry: Registry) -> list[str]:
             found += [
                 f"{dotted((*path, key))}: {value} is not here" for key, value in _paths(options) if not FilePath(value).exists()
             ]
-    if isinstance(recipe.model.splicer, str) and recipe.model.splicer not in BUILT_IN_SPLICERS:
-        reason = registry.get("splicer", recipe.model.splicer).why_unavailable()
-        if reason is not None:
-            found.append(f"model.splicer: splicer {recipe.model.splicer!r} cannot run here: {reason}")
     for name, stage in recipe.stages.items():
         start = stage.start_from
         if start is not None and start != SCRATCH and start not in recipe.stages and not FilePath(start).exists():

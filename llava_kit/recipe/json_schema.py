@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from llava_kit.registry.registry import Registry, words
 
-from .parts import BUILT_IN_SPLICERS
+from .parts import BUILT_IN, CHOICES
 from .schema import Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -21,7 +21,7 @@ PARTS = {
     ("Model", "connector"): "connector",
     ("Model", "language_model"): "language_model",
     ("Model", "template"): "template",
-    ("Model", "splicer"): "splicer",
+    **{("Model", kind): kind for kind in CHOICES},
     ("Data", "source"): "source",
     ("Data", "template"): "template",
     ("Validation", "source"): "source",
@@ -53,8 +53,8 @@ def _part_reference(kind: str, key: str) -> dict[str, Any]:
     reference: dict[str, Any] = {"$ref": f"#/$defs/{kind}"}
     if key == "encoder":
         return {"anyOf": [reference, {"type": "array", "items": reference, "minItems": 1}]}
-    if key == "splicer":
-        return {"anyOf": [{"$ref": "#/$defs/splicer.name"}, reference]}
+    if key in CHOICES:
+        return {"anyOf": [{"$ref": f"#/$defs/{kind}.name"}, reference]}
     return {"anyOf": [reference, {"type": "null"}]} if key == "template" else reference
 
 
@@ -67,9 +67,9 @@ def _kind_schema(kind: str, registry: Registry, definitions: dict[str, Any]) -> 
         name = f"{kind}.{entry.name}"
         definitions[name] = _options_schema(entry.options, entry.name, entry.summary, name, definitions)
         choices.append({"if": {"properties": {"type": {"const": entry.name}}}, "then": {"$ref": f"#/$defs/{name}"}})
-    if kind == "splicer":
-        definitions["splicer.name"] = {"enum": [*BUILT_IN_SPLICERS, *names]}
-        names = [*BUILT_IN_SPLICERS, *names]
+    if kind in CHOICES:
+        names = [*BUILT_IN, *names]
+        definitions[f"{kind}.name"] = {"enum": names}
     block: dict[str, Any] = {
         "type": "object",
         "description": f"a {words(kind)} and its options",

@@ -15,8 +15,11 @@ from .explain import explain
 from .schema import Part, Recipe
 from .tree import Node, Path, Place, Problem, find, place_of, plain, told
 
-BUILT_IN_SPLICERS = ("auto", "reference")
-"""What `model.splicer` may say without a plugin."""
+CHOICES = ("splicer", "loss")
+"""Kinds of which the house has one itself; the keys of `model` so called may be a bare name."""
+
+BUILT_IN = ("auto", "reference")
+"""What such a key may say without a plugin."""
 
 
 def parse_part(part: Part, kind: str, registry: Registry) -> tuple[Entry, BaseModel]:
@@ -86,7 +89,7 @@ def parts_in(root: Node) -> Iterator[tuple[Path, str, Node]]:
     if encoders is not None and isinstance(encoders.value, list):
         for number, node in enumerate(encoders.value):
             yield (*model, "encoder", number), "encoder", node
-    paths = [((*model, kind), kind) for kind in ("encoder", "connector", "language_model", "template", "splicer")]
+    paths = [((*model, kind), kind) for kind in ("encoder", "connector", "language_model", "template", *CHOICES)]
     stages = find(root, ("stages",))
     for name in stages.value if stages is not None and isinstance(stages.value, dict) else ():
         stage: Path = ("stages", name)
@@ -99,7 +102,7 @@ def parts_in(root: Node) -> Iterator[tuple[Path, str, Node]]:
 
 
 def parts_of(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
-    """Every part of a checked recipe: its path, its kind, its block. A splicer given by name is left out."""
+    """Every part of a checked recipe that a plugin builds: its path, its kind, its block."""
     model = recipe.model
     if isinstance(model.encoder, Part):
         yield ("model", "encoder"), "encoder", model.encoder
@@ -109,8 +112,11 @@ def parts_of(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
     yield ("model", "connector"), "connector", model.connector
     yield ("model", "language_model"), "language_model", model.language_model
     yield ("model", "template"), "template", model.template
-    if isinstance(model.splicer, Part):
-        yield ("model", "splicer"), "splicer", model.splicer
+    for kind in CHOICES:
+        choice = getattr(model, kind)
+        part = Part(type=choice) if isinstance(choice, str) else choice
+        if part.type not in BUILT_IN:
+            yield ("model", kind), kind, part
     for name, stage in recipe.stages.items():
         yield ("stages", name, "data", "source"), "source", stage.data.source
         if stage.data.template is not None:
@@ -126,12 +132,12 @@ def check_parts(root: Node, registry: Registry) -> tuple[dict[Path, BaseModel], 
     checked: dict[Path, BaseModel] = {}
     problems: list[Problem] = []
     for path, kind, node in parts_in(root):
-        if kind == "splicer" and isinstance(node.value, str):
-            problems += _check_splicer_name(node, path, registry)
+        if kind in CHOICES and isinstance(node.value, str):
+            problems += _check_name(kind, node, path, registry)
         named = find(node, ("type",))
         if named is None or not isinstance(named.value, str):
             continue  # the schema tells that
-        if kind == "splicer" and named.value in BUILT_IN_SPLICERS:
+        if kind in CHOICES and named.value in BUILT_IN:
             continue
         try:
             entry = registry.get(kind, named.value)
@@ -149,11 +155,11 @@ def _without_type(part: Node) -> Node:
     return Node({key: below for key, below in part.value.items() if key != "type"}, part.place)
 
 
-def _check_splicer_name(node: Node, path: Path, registry: Registry) -> list[Problem]:
-    if node.value in BUILT_IN_SPLICERS:
+def _check_name(kind: str, node: Node, path: Path, registry: Registry) -> list[Problem]:
+    if node.value in BUILT_IN:
         return []
     try:
-        entry = registry.get("splicer", node.value)
+        entry = registry.get(kind, node.value)
     except PluginError as error:
-        return [Problem(node.place, path, f"{error} (built in: {', '.join(BUILT_IN_SPLICERS)})")]
+        return [Problem(node.place, path, f"{error} (built in: {', '.join(BUILT_IN)})")]
     return check_options(entry, Node({}, node.place), path, Node({}, node.place))[1]

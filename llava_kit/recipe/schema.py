@@ -134,6 +134,7 @@ class Model(Block):
     template: Part = Field(description="how turns become text, unless a stage names its own")
     tiling: Tiling = Tiling()
     splicer: Part | str = Field(default="auto", description="auto: the best that runs here; or a splicer's name")
+    loss: Part | str = Field(default="auto", description="auto: the best that runs here; or a loss's name")
 
 
 class ComponentTraining(Block):

@@ -17,7 +17,7 @@ from llava_kit.core.hookspecs import Options
 from llava_kit.errors import PluginError, suggest
 
 from .discover import Found, find_plugins
-from .registry import KINDS, Broken, Entry, Plugin, Registry
+from .registry import KINDS, Broken, Entry, Plugin, Registry, hook_of
 
 ONLY = "LLAVA_KIT_PLUGINS"
 """Environment: only these plugins are loaded (a comma list; empty means none)."""
@@ -28,7 +28,7 @@ BLOCKED = "LLAVA_KIT_NO_PLUGINS"
 MAX_REASON = 400
 """Letters of a broken plugin's one-line reason; pluggy's longest message for one wrong argument has some 250."""
 
-HOOKS = tuple(f"register_{kind}s" for kind in KINDS)
+HOOKS = tuple(map(hook_of, KINDS))
 
 
 def default_registry() -> Registry:
@@ -125,19 +125,22 @@ def _register_function(kind: str, plugin: Plugin, entries: dict[tuple[str, str],
         build: Callable[..., Any],
         summary: str | None = None,
         unavailable: Callable[[], str | None] | None = None,
+        measured: Callable[[], str | None] | None = None,
+        describe: Callable[[], list[str]] | None = None,
     ) -> None:
         call = f"register({name!r})"
         if not isinstance(name, str) or not name or name != "".join(name.split()):
             raise PluginError(f"{call}: the name of a {kind} must be a text without spaces")
         if options is not None and not (isinstance(options, type) and issubclass(options, Options)):
             raise PluginError(f"{call}: options must be a subclass of llava_kit.Options, found {options!r}")
-        for argument, value in (("build", build), ("unavailable", unavailable)):
-            if not callable(value) and not (argument == "unavailable" and value is None):
+        functions = {"build": build, "unavailable": unavailable, "measured": measured, "describe": describe}
+        for argument, value in functions.items():
+            if not callable(value) and (argument == "build" or value is not None):
                 raise PluginError(f"{call}: {argument} must be a function, found {value!r}")
         if (kind, name) in entries:
             raise PluginError(f"{call}: this plugin registers the {kind} {name!r} twice")
         line = summary or _first_line(options) or _first_line(build)
-        entries[kind, name] = Entry(kind, name, options, build, line, plugin, unavailable)
+        entries[kind, name] = Entry(kind, name, options, build, line, plugin, unavailable, measured, describe)
 
     return register
 

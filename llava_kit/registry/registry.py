@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from llava_kit.core.hookspecs import Options
 from llava_kit.errors import PluginError, suggest
 
-KINDS = ("encoder", "connector", "language_model", "template", "splicer", "source", "benchmark", "command")
-"""Every kind of thing a plugin can register; the hook of each is `register_<kind>s`."""
+KINDS = ("encoder", "connector", "language_model", "template", "splicer", "loss", "source", "benchmark", "command")
+"""Every kind of thing a plugin can register; the hook of each is `hook_of(kind)`."""
 
 
 class Plugin(NamedTuple):
@@ -26,7 +26,11 @@ class Plugin(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One thing that can be built. `unavailable()`, where given, says in one line why it cannot run on this machine."""
+    """One thing that can be built.
+
+    `unavailable()`, where given, says in one line why it cannot run on this machine; `measured()` by how much it was measured
+    to be faster than the reference on this device; `describe()` is what `llava-kit env` prints about it.
+    """
 
     kind: str
     name: str
@@ -35,6 +39,8 @@ class Entry(NamedTuple):
     summary: str
     plugin: Plugin
     unavailable: Callable[[], str | None] | None = None
+    measured: Callable[[], str | None] | None = None
+    describe: Callable[[], list[str]] | None = None
 
     @property
     def distribution(self) -> str:
@@ -52,6 +58,24 @@ class Entry(NamedTuple):
             return self.unavailable()
         except Exception as error:
             return f"its own test failed ({type(error).__name__}: {error})"
+
+    def why_faster(self) -> str | None:
+        """By how much it was measured to be faster here, in one line; None if nobody measured it, or it cannot run here."""
+        if self.measured is None or self.why_unavailable() is not None:
+            return None
+        try:
+            return self.measured()
+        except Exception:  # `auto` must not fail over a table that cannot be read; `llava-kit env` tells what is wrong
+            return None
+
+    def description(self) -> list[str]:
+        """What there is to tell about it on this machine, line by line."""
+        if self.describe is None:
+            return []
+        try:
+            return list(self.describe())
+        except Exception as error:
+            return [f"its own description failed ({type(error).__name__}: {error})"]
 
 
 class Broken(NamedTuple):
@@ -154,6 +178,11 @@ class Registry:
         if self.left_out:
             hint += f" (plugins left out by LLAVA_KIT_PLUGINS or -p: {', '.join(self.left_out)})"
         return hint
+
+
+def hook_of(kind: str) -> str:
+    """The name of the hook by which a kind is registered: `register_encoders`, `register_losses`."""
+    return f"register_{kind}{'es' if kind.endswith('s') else 's'}"
 
 
 def words(kind: str) -> str:

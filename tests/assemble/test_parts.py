@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import llava_kit
+from llava_kit.assemble.parts import choose
 from llava_kit.data.collate import collate
 from llava_kit.errors import LlavaKitError, PluginError, RecipeError
 from llava_kit.model.side_by_side import SideBySideEncoder
@@ -91,8 +92,26 @@ def test_a_wrong_option_names_the_nearest():
         llava_kit.build("encoder", "shapes_vit", dept=2)
 
 
-def test_splicers_by_name(toy):
-    assert type(llava_kit.assemble(toy).model.splicer).__name__ == "ReferenceSplicer"
-    toy["splicer"] = "warp"
+@pytest.mark.parametrize(("kind", "reference"), [("splicer", "ReferenceSplicer"), ("loss", "ReferenceLoss")])
+def test_splicers_and_losses_by_name(toy, kind, reference):
+    for choice in ("auto", "reference", {"type": "reference"}):
+        assert type(getattr(llava_kit.assemble({**toy, kind: choice}).model, kind)).__name__ == reference
     with pytest.raises(PluginError, match="warp"):
-        llava_kit.assemble(toy)
+        llava_kit.assemble({**toy, kind: "warp"})
+
+
+@pytest.mark.parametrize(("kind", "hook"), [("splicer", "register_splicers"), ("loss", "register_losses")])
+def test_auto_takes_what_runs_here_and_was_measured_to_be_faster(toy, make_plugin, kind, hook):
+    make_plugin(
+        "fast",
+        "from llava_kit import hookimpl\n"
+        f"@hookimpl\ndef {hook}(register):\n"
+        "    register('absent', build=lambda options: 'absent', unavailable=lambda: 'no GPU', measured=lambda: '9x')\n"
+        "    register('hopeful', build=lambda options: 'hopeful')\n"
+        "    register('quick', build=lambda options: 'quick', measured=lambda: '2x')\n",
+    )
+    assert choose(kind, "auto") == "quick"
+    assert choose(kind, "hopeful") == "hopeful"
+    assert getattr(llava_kit.assemble(toy).model, kind) == "quick"
+    with pytest.raises(PluginError, match=f"{kind} 'absent' cannot run here: no GPU; use 'auto' or 'reference'"):
+        choose(kind, "absent")

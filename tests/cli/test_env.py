@@ -14,6 +14,9 @@ def test_facts(toy_recipe, capsys, monkeypatch):
     assert "toy (llava-kit-toy 1.0)" in facts["plugins"]
     assert facts["variables"]["LLAVA_KIT_SOMETHING"] == "said"
     assert facts["broken"] == ["none"]
+    assert "splicer toy_kernel: not here: no such device" in facts["kernels"]
+    told = facts["kernels"].index("loss toy_loss: not here: no such head")
+    assert facts["kernels"][told + 1] == "  says this"
     assert sys.prefix not in json.dumps(facts)
     assert main(["env"]) == 0
     assert "torch " in capsys.readouterr().out

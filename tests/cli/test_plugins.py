@@ -101,5 +101,7 @@ def test_the_doctor_finds_everything(toy_recipe, make_plugin, capsys):
     assert main(["plugins", "doctor", "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
-    assert [len(report[key]) for key in ("broken", "conflicts", "options", "hidden", "unavailable")] == [1, 1, 1, 1, 1]
+    assert [len(report[key]) for key in ("broken", "conflicts", "options", "hidden")] == [1, 1, 1, 1]
+    # What the kernels say depends on the machine.
+    assert {"toy_kernel", "toy_loss"} <= {entry["name"] for entry in report["unavailable"]}
     assert main(["-p", "no:bad", "-p", "no:odd", "-p", "no:twin", "plugins", "doctor"]) == 0

@@ -171,6 +171,7 @@ KEYS = [
     "model",
     "model.encoder",
     "model.splicer",
+    "model.loss",
     "model.tiling",
     "model.tiling.pinpoints",
     "stages",

@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from llava_kit.core.loss import IGNORE
 from llava_kit.model import loss as loss_module
-from llava_kit.model.loss import target_loss
+from llava_kit.model.loss import ReferenceLoss
 from llava_kit_shapes import ShapesLMOptions, build_lm
 
 
@@ -22,7 +23,7 @@ def test_equals_the_plain_loss_with_ignored_labels():
     labels = torch.full((18,), -100)
     labels[positions] = ids
     plain = F.cross_entropy(language_model.logits(hidden).flatten(0, 1), labels, reduction="sum")
-    torch.testing.assert_close(target_loss(hidden, positions, ids, language_model), plain)
+    torch.testing.assert_close(ReferenceLoss()(hidden, positions, ids, language_model), plain)
 
 
 def test_chunks_change_neither_loss_nor_gradients(monkeypatch):
@@ -31,7 +32,7 @@ def test_chunks_change_neither_loss_nor_gradients(monkeypatch):
     for limit in (1 << 25, 1):
         monkeypatch.setattr(loss_module, "CHUNK_LOGITS", limit)
         hidden.grad = language_model.head.grad = None
-        loss = target_loss(hidden, positions, ids, language_model)
+        loss = ReferenceLoss()(hidden, positions, ids, language_model)
         loss.backward()
         results.append((loss.detach(), hidden.grad.clone(), language_model.head.grad.clone()))
     for one, many in zip(*results):
@@ -40,17 +41,24 @@ def test_chunks_change_neither_loss_nor_gradients(monkeypatch):
 
 def test_softcap_is_part_of_the_logits():
     language_model, hidden, positions, ids = _case()
-    free = target_loss(hidden, positions, ids, language_model)
+    free = ReferenceLoss()(hidden, positions, ids, language_model)
     language_model.logit_softcap = 0.5
-    capped = target_loss(hidden, positions, ids, language_model)
+    capped = ReferenceLoss()(hidden, positions, ids, language_model)
     assert not torch.allclose(free, capped)
     assert language_model.logits(hidden).abs().max() <= 0.5
+
+
+def test_ignored_ids_count_nothing():
+    language_model, hidden, positions, ids = _case()
+    plain = ReferenceLoss()(hidden, positions, ids, language_model)
+    filled = [torch.cat([positions, positions.new_tensor([0, 4])]), torch.cat([ids, ids.new_tensor([IGNORE, IGNORE])])]
+    torch.testing.assert_close(ReferenceLoss()(hidden, *filled, language_model), plain)
 
 
 def test_no_targets_is_a_zero_that_can_be_differentiated():
     language_model, hidden, _, _ = _case()
     empty = torch.empty(0, dtype=torch.long)
-    loss = target_loss(hidden, empty, empty, language_model)
+    loss = ReferenceLoss()(hidden, empty, empty, language_model)
     loss.backward()
     assert loss == 0
     assert not hidden.grad.any()

@@ -78,11 +78,15 @@ def test_a_rule_speaks_although_its_block_has_other_mistakes(toy_recipe):
 def test_warnings(toy_recipe):
     recipe = load_recipe(
         toy_recipe,
-        ["stages.align.data.source.path=data/missing.json", "model.splicer=toy_kernel", "stages.align.start_from=runs/gone"],
+        [
+            *("stages.align.data.source.path=data/missing.json", "stages.align.start_from=runs/gone"),
+            *("model.splicer=toy_kernel", "model.loss={type: toy_loss}"),
+        ],
     )
     assert find_warnings(recipe, default_registry()) == [
-        "stages.align.data.source.path: data/missing.json is not here",
         "model.splicer: splicer 'toy_kernel' cannot run here: no such device",
+        "model.loss: loss 'toy_loss' cannot run here: no such head",
+        "stages.align.data.source.path: data/missing.json is not here",
         "stages.align.start_from: runs/gone is not here",
     ]
     assert find_warnings(load_recipe(toy_recipe), default_registry()) == []

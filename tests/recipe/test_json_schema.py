@@ -54,8 +54,11 @@ def test_extends_is_offered_and_nothing_is_demanded(schema):
     assert demanded(schema) == []
 
 
-def test_splicers_are_offered_by_name(schema):
-    assert {"auto", "reference", "toy_kernel"} <= set(schema["$defs"]["splicer.name"]["enum"])
+@pytest.mark.parametrize(("kind", "name"), [("splicer", "toy_kernel"), ("loss", "toy_loss")])
+def test_splicers_and_losses_are_offered_by_name(schema, kind, name):
+    assert {"auto", "reference", name} <= set(schema["$defs"][f"{kind}.name"]["enum"])
+    assert {"auto", "reference", name} <= set(schema["$defs"][kind]["properties"]["type"]["enum"])
+    assert {"$ref": f"#/$defs/{kind}.name"} in schema["$defs"]["Model"]["properties"][kind]["anyOf"]
 
 
 def test_options_without_a_schema_do_not_spoil_the_rest(toy_recipe, make_plugin):

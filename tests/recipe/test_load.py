@@ -157,17 +157,27 @@ def test_wrong_overrides(toy_recipe):
 
 
 def test_unknown_parts(toy_recipe):
-    found = problems(toy_recipe, "model.connector.type=toy_mpl", "model.splicer=triton", "evaluate={benchmark: {type: pope}}")
+    found = problems(
+        toy_recipe, "model.connector.type=toy_mpl", "model.splicer=toy_kernle", "evaluate={benchmark: {type: pope}}"
+    )
     assert found[0].startswith("override model.connector.type: there is no connector 'toy_mpl'; did you mean 'toy_mlp'?")
-    assert found[1] == "override model.splicer: there is no splicer 'triton'; known: toy_kernel (built in: auto, reference)"
+    assert found[1] == (
+        "override model.splicer: there is no splicer 'toy_kernle'; did you mean 'toy_kernel'? (built in: auto, reference)"
+    )
     assert found[2].startswith("override evaluate.benchmark.type: there is no benchmark 'pope'")
 
 
-def test_splicers(toy_recipe):
-    for value, expected in [("auto", "auto"), ("reference", "reference"), ("toy_kernel", "toy_kernel")]:
-        assert load_recipe(toy_recipe, [f"model.splicer={value}"]).model.splicer == expected
-    assert load_recipe(toy_recipe, ["model.splicer={type: toy_kernel}"]).model.splicer.type == "toy_kernel"
-    assert "unknown key" in problems(toy_recipe, "model.splicer={type: toy_kernel, fast: true}")[0]
+@pytest.mark.parametrize(("kind", "name"), [("splicer", "toy_kernel"), ("loss", "toy_loss")])
+def test_splicers_and_losses(toy_recipe, kind, name):
+    for value in ("auto", "reference", name):
+        recipe = load_recipe(toy_recipe, [f"model.{kind}={value}"])
+        assert getattr(recipe.model, kind) == value
+        parts = [(kind, name)] if value == name else []
+        assert [(found, part.type) for _, found, part in parts_of(recipe) if found == kind] == parts
+    assert getattr(load_recipe(toy_recipe, [f"model.{kind}={{type: {name}}}"]).model, kind).type == name
+    assert not [1 for _, found, _ in parts_of(load_recipe(toy_recipe, [f"model.{kind}={{type: reference}}"])) if found == kind]
+    assert "unknown key" in problems(toy_recipe, f"model.{kind}={{type: {name}, fast: true}}")[0]
+    assert problems(toy_recipe, f"model.{kind}=warp")[0].endswith("(built in: auto, reference)")
 
 
 def test_options_that_cannot_be_checked_are_their_plugin_s_fault(toy_recipe, make_plugin):

@@ -3,7 +3,7 @@
 import pytest
 
 from llava_kit.errors import PluginError
-from llava_kit.registry.registry import KINDS, Broken, Entry, Plugin, Registry
+from llava_kit.registry.registry import KINDS, Broken, Entry, Plugin, Registry, hook_of
 
 ONE, TWO, THREE = (Plugin(name, f"llava-kit-{name}", "1.0", name) for name in ("one", "two", "three"))
 
@@ -76,7 +76,21 @@ def test_availability():
     assert "ZeroDivisionError" in entry("a", unavailable=lambda: 1 / 0).why_unavailable()
 
 
+def test_what_was_measured_counts_only_where_it_runs():
+    assert entry("a").why_faster() is None
+    assert entry("a", measured=lambda: "2x").why_faster() == "2x"
+    assert entry("a", measured=lambda: "2x", unavailable=lambda: "no GPU").why_faster() is None
+    assert entry("a", measured=lambda: 1 / 0).why_faster() is None
+
+
+def test_descriptions():
+    assert entry("a").description() == []
+    assert entry("a", describe=lambda: ["one", "two"]).description() == ["one", "two"]
+    assert "ZeroDivisionError" in entry("a", describe=lambda: 1 / 0).description()[0]
+
+
 def test_every_kind_has_its_hook():
+    assert hook_of("loss") == "register_losses"
     from llava_kit.core import hookspecs
 
-    assert {f"register_{kind}s" for kind in KINDS} == {name for name in vars(hookspecs) if name.startswith("register_")}
+    assert {hook_of(kind) for kind in KINDS} == {name for name in vars(hookspecs) if name.startswith("register_")}
