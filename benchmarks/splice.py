@@ -69,25 +69,26 @@ class Batch:
     padded_ids: Tensor
     """int64 [B, n]: one IMAGE for each picture, as LLaVA's collator makes them."""
     padded_labels: Tensor
+    side: Grid = SIDE
 
     @property
     def leaves(self) -> list[Tensor]:
         return [tensor for tensor in (self.features, self.embedding, self.newline) if tensor is not None]
 
 
-def make_batch(grids: Sequence[TileGrid]) -> Batch:
-    """One sample for each picture."""
+def make_batch(grids: Sequence[TileGrid], *, side: Grid = SIDE, text: int | None = None, width: int = WIDTH) -> Batch:
+    """One sample for each picture, with `text` tokens (default: 100 to 500)."""
     random = np.random.default_rng(0)
     seatings = []
     for number, grid in enumerate(grids):
-        ids = random.integers(1, IMAGE_TOKEN, random.integers(100, 500))
+        ids = random.integers(1, IMAGE_TOKEN, random.integers(100, 500) if text is None else text)
         ids = np.insert(ids, 20, IMAGE)
         trainable = np.arange(len(ids)) > len(ids) // 2
         seatings.append(Seating(ids, trainable, (grid,), str(number)))
-    built = build_plan([[seating] for seating in seatings], side=SIDE, vocab=VOCAB)
+    built = build_plan([[seating] for seating in seatings], side=side, vocab=VOCAB)
     placeholder_ids = torch.zeros(built.plan.shape, dtype=torch.int64)
     for number, seating in enumerate(seatings):
-        counts = np.where(seating.token_ids == IMAGE, count_rows(seating.grids[0], SIDE), 1)
+        counts = np.where(seating.token_ids == IMAGE, count_rows(seating.grids[0], side), 1)
         spread = np.repeat(np.where(seating.token_ids == IMAGE, IMAGE_TOKEN, seating.token_ids), counts)
         placeholder_ids[number, : len(spread)] = torch.from_numpy(spread)
     longest = max(len(seating.token_ids) for seating in seatings)
@@ -101,13 +102,14 @@ def make_batch(grids: Sequence[TileGrid]) -> Batch:
     return Batch(
         seatings,
         built,
-        features=draw(built.plan.num_visual // SIDE.area, SIDE.area, WIDTH),
-        embedding=draw(VOCAB, WIDTH),
-        newline=draw(WIDTH) if any(grid.tiles.area for grid in grids) else None,
+        features=draw(built.plan.num_visual // side.area, side.area, width),
+        embedding=draw(VOCAB, width),
+        newline=draw(width) if any(grid.tiles.area for grid in grids) else None,
         placeholder_ids=placeholder_ids,
         image_sizes=torch.tensor([(grid.size[1], grid.size[0]) for grid in grids]),
         padded_ids=torch.stack(ids),
         padded_labels=torch.stack([F.pad(label, (0, longest - len(label)), value=IGNORE) for label in labels]),
+        side=side,
     )
 
 
@@ -122,7 +124,7 @@ def transformers_way(batch: Batch) -> Tensor:
         features = torch.cat(list(batch.features), dim=0)
     else:
         tiles = [grid.num_tiles for seating in batch.seatings for grid in seating.grids]
-        vision = SimpleNamespace(image_size=TILE, patch_size=TILE // SIDE.rows)
+        vision = SimpleNamespace(image_size=TILE, patch_size=TILE // batch.side.rows)
         model = SimpleNamespace(config=SimpleNamespace(vision_config=vision, image_grid_pinpoints=PINPOINTS))
         pictures, _ = LlavaNextModel.pack_image_features(
             model,  # type: ignore[arg-type]
@@ -135,7 +137,7 @@ def transformers_way(batch: Batch) -> Tensor:
     mask = batch.placeholder_ids == IMAGE_TOKEN
     num_tokens = mask.sum()
     message = f"Image features and image tokens do not match, tokens: {num_tokens}, features: {features.shape[0]}"
-    torch._check_tensor_all_with(ValueError, num_tokens * WIDTH == features.numel(), lambda: message)
+    torch._check_tensor_all_with(ValueError, num_tokens * rows.shape[-1] == features.numel(), lambda: message)
     return rows.masked_scatter(mask.unsqueeze(-1), features)
 
 
@@ -147,7 +149,7 @@ def original_way(batch: Batch) -> Tensor:
     else:
         grids = [grid for seating in batch.seatings for grid in seating.grids]
         split = torch.split(batch.features, tiles)
-        pictures = [_merge_as_original(*picture, batch.newline) for picture in zip(split, grids)]
+        pictures = [_merge_as_original(*picture, batch.side, batch.newline) for picture in zip(split, grids)]
     attended = batch.padded_ids != 0
     all_ids = [ids[mask] for ids, mask in zip(batch.padded_ids, attended)]
     all_labels = [labels[mask] for labels, mask in zip(batch.padded_labels, attended)]
@@ -168,7 +170,7 @@ def original_way(batch: Batch) -> Tensor:
             part_labels.append(text_labels[i])
             if i < num_images:
                 parts.append(pictures[picture])
-                part_labels.append(torch.full((pictures[picture].shape[0],), IGNORE, dtype=labels.dtype))
+                part_labels.append(torch.full((pictures[picture].shape[0],), IGNORE, dtype=labels.dtype, device=labels.device))
                 picture += 1
         samples.append(torch.cat(parts))
         sample_labels.append(torch.cat(part_labels))
@@ -176,22 +178,23 @@ def original_way(batch: Batch) -> Tensor:
 
 
 def _pad_as_original(samples: list[Tensor], sample_labels: list[Tensor], embedding: Tensor) -> Tensor:
-    longest = max(len(sample) for sample in samples)
-    labels = torch.full((len(samples), longest), IGNORE)
-    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
-    positions = torch.zeros(len(samples), longest, dtype=torch.int64)
+    longest, device = max(len(sample) for sample in samples), embedding.device
+    labels = torch.full((len(samples), longest), IGNORE, device=device)
+    mask = torch.zeros(len(samples), longest, dtype=torch.bool, device=device)
+    positions = torch.zeros(len(samples), longest, dtype=torch.int64, device=device)
     padded = []
     for i, (sample, sample_label) in enumerate(zip(samples, sample_labels)):
         length = sample.shape[0]
-        padded.append(torch.cat((sample, torch.zeros(longest - length, sample.shape[1], dtype=embedding.dtype)), dim=0))
+        filling = torch.zeros(longest - length, sample.shape[1], dtype=embedding.dtype, device=device)
+        padded.append(torch.cat((sample, filling), dim=0))
         labels[i, :length] = sample_label
         mask[i, :length] = True
-        positions[i, :length] = torch.arange(0, length)
+        positions[i, :length] = torch.arange(0, length, device=device)
     return torch.stack(padded, dim=0)
 
 
-def _merge_as_original(tiles: Tensor, grid: TileGrid, newline: Tensor) -> Tensor:
-    canvas = tiles[1:].view(*grid.tiles, *SIDE, -1).permute(4, 0, 2, 1, 3).contiguous().flatten(1, 2).flatten(2, 3)
+def _merge_as_original(tiles: Tensor, grid: TileGrid, side: Grid, newline: Tensor) -> Tensor:
+    canvas = tiles[1:].view(*grid.tiles, *side, -1).permute(4, 0, 2, 1, 3).contiguous().flatten(1, 2).flatten(2, 3)
     canvas = unpad_image(canvas, (grid.size[1], grid.size[0]))
     canvas = torch.cat((canvas, newline[:, None, None].expand(*canvas.shape[:-1], 1)), dim=-1)
     return torch.cat((tiles[0], canvas.flatten(1, 2).transpose(0, 1)), dim=0)
