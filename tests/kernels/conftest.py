@@ -1,13 +1,14 @@
 """Without a CUDA device the kernels run in Triton's interpreter, on the CPU.
 
-Triton must be told before it is imported, and again when a kernel is defined: the variable is set while the tests are collected
-(every test module imports its operations at its top) and while tests of this folder run, and for no other test, whose subprocesses
-would inherit it.
+Triton must be told before it is imported, and again when a kernel is defined: the variable is set while the tests are
+collected (every test module imports its operations at its top) and while tests of this folder run, and for no other test, whose
+subprocesses would inherit it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import torch
@@ -15,8 +16,24 @@ import torch
 VARIABLE = "TRITON_INTERPRET"
 _WAS_SET = VARIABLE in os.environ
 
+
+def _reinterpret() -> None:
+    """Where another test's library has imported Triton already, its own functions (`tl.zeros`, `tl.sum`) are made anew."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    made: dict[int, InterpretedFunction] = {}  # one function has several names: tl.sum, tl.standard.sum
+    for name, module in list(sys.modules.items()):
+        if name.startswith("triton.language"):
+            for key, value in list(vars(module).items()):
+                if isinstance(value, JITFunction):
+                    setattr(module, key, made.setdefault(id(value), InterpretedFunction(value.fn)))
+
+
 if not torch.cuda.is_available():
     os.environ[VARIABLE] = "1"
+    if "triton" in sys.modules:
+        _reinterpret()
 
 
 def pytest_collection_finish(session):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from llava_kit_kernels.ops import common
 from llava_kit_kernels.ops.common import INTERPRETED, KernelInputError
 
@@ -16,7 +17,7 @@ def test_kernels_are_interpreted_exactly_where_there_is_no_device():
 
 def test_devices():
     common.require_device(torch.empty(1, device=HOME), None, torch.empty(2, device=HOME))
-    with pytest.raises(KernelInputError, match="several devices .*meta"):
+    with pytest.raises(KernelInputError, match=r"several devices .*meta"):
         common.require_device(torch.empty(1, device=HOME), torch.empty(1, device="meta"))
     with pytest.raises(KernelInputError, match="lie on meta, expected"):
         common.require_device(torch.empty(1, device="meta"))

@@ -1,20 +1,22 @@
-"""What every operation shares: checks before a launch, how a row is cut into blocks, and cases for ahead-of-time compilation.
+"""What every operation shares: checks before a launch, how rows are cut into blocks, and cases for ahead-of-time compilation.
 
-Shapes, dtypes, devices and counts are checked here, on the host. The values of index tensors live on the device and cannot be read
-without waiting for it, so each kernel masks what is out of range: a seat outside the buffer is not written, an index outside the
-source reads zeros.
+Shapes, dtypes, devices and counts are checked here, on the host. The values of index tensors lie on the device and cannot be
+read without waiting for it, so each kernel masks what is out of range: a seat outside the buffer is not written, an index
+outside the source reads zeros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+from triton import knobs
 
-# Triton decides when `triton.jit` decorates a kernel: with TRITON_INTERPRET=1 set before its import, kernels run in Python on the CPU.
-INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+# With TRITON_INTERPRET=1 set before Triton is imported and kernels are defined, they run in Python on the CPU.
+INTERPRETED: bool = bool(knobs.runtime.interpret)
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int32, torch.int64)
@@ -22,6 +24,9 @@ INTEGERS = (torch.int32, torch.int64)
 MOST_ROWS = 2**31 - 1
 # Triton's names of the dtypes, for ahead-of-time signatures.
 TRITON_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64"}
+
+# `a * b + c` in one instruction. Said at every launch, since the default of Triton changes with 3.10.
+FUSION = {"enable_fp_fusion": True}
 
 
 class KernelInputError(ValueError):
@@ -31,14 +36,14 @@ class KernelInputError(ValueError):
 class AheadCase(NamedTuple):
     """A kernel in one of the forms in which it may be launched, for compilation without a device.
 
-    `signature` names the type of every parameter of the kernel (`*bf16`, `i32`, `constexpr`), `constants` the values of its
-    constexprs. `has_dot`: its machine code must hold wgmma instructions.
+    `signature` names the type of every parameter of the kernel that `constants` does not give a value: `*bf16` for a pointer,
+    `i32`, or `i32:16` for a number that is a multiple of 16. `has_dot`: its machine code must hold wgmma instructions.
     """
 
     name: str
     kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, object]
+    signature: Mapping[str, str]
+    constants: Mapping[str, object]
     num_warps: int
     num_stages: int
     has_dot: bool = False
@@ -108,3 +113,18 @@ def contiguous_rows(tensor: Tensor) -> Tensor:
 def index_strided(index: Tensor) -> Tensor:
     """`index`, or a copy of it where its entries do not follow one another in memory: kernels read it by number."""
     return index if index.shape[0] <= 1 or index.stride(0) == 1 else index.contiguous()
+
+
+def blocks_of(width: int) -> tuple[int, int]:
+    """Rows and columns of the block that one program moves: 4,096 elements, four 16-byte accesses in flight for each thread.
+
+    A row of more than 1,024 elements is cut into pieces; where rows are narrow a program takes more of them.
+    """
+    columns = min(max(triton.next_power_of_2(width), 64), 1024)
+    return 4096 // columns, columns
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, on: Tensor, **options: Any) -> None:
+    """Starts the kernel on the device of the tensor `on`, which need not be the current device."""
+    with torch.cuda.device_of(on):
+        kernel[grid](*arguments, **options, **FUSION)
