@@ -30,6 +30,7 @@ from .common import (
     ceilings,
     gpu_times,
     keep_trace,
+    kernels,
     memory_of,
     optional,
     parse_arguments,

@@ -36,6 +36,7 @@ from .common import (
     free,
     gpu_times,
     keep_trace,
+    kernels,
     memory_of,
     optional,
     parse_arguments,
