@@ -29,6 +29,7 @@ def check_plan(plan: SplicePlan) -> None:
     _expect(
         max(positions, plan.num_visual) <= _MOST, f"{positions} positions and {plan.num_visual} visual rows", f"at most {_MOST}"
     )
+    _expect(plan.spare in (0, 1), f"spare {plan.spare}", "0, or 1 for lists that are filled up")
     _expect(len(plan.source) == positions, f"a source of {len(plan.source)}", f"one for each of {positions} positions")
     # numpy: some thirty operations on short lists, of which torch would need ten times the overhead.
     pairs = [("text", plan.text_ids, plan.text_positions), ("visual", plan.visual_rows, plan.visual_positions)]
@@ -42,6 +43,10 @@ def check_plan(plan: SplicePlan) -> None:
     _check_inverse(plan, wanted)
     for blend in plan.blends:
         _check_blend(blend)
+    offsets = plan.sequences.offsets.numpy()
+    _check_bounds(offsets, positions, "sequences")
+    longest = int(np.diff(offsets).max(initial=0))
+    _expect(plan.sequences.longest >= longest, f"a sequence of {longest}", f"at most `longest`, {plan.sequences.longest}")
 
 
 def _check_seats(seats: NDArray, positions: int, spare: int) -> None:

@@ -38,7 +38,8 @@ def _map_tensors(record: Any, change) -> Any:
 class Sequences:
     """Where sequences lie in the flattened batch [T]: from `offsets[i]` to `offsets[i + 1]`. Padding is a sequence too.
 
-    `offsets` int32 [n + 1] is for kernels, `host_offsets` the same numbers for Python, `longest` the longest sequence.
+    `offsets` int32 [n + 1] is for kernels; a list that is filled up ends in empty sequences. `host_offsets` are the same
+    numbers for Python, without those. `longest` is the longest sequence, or a round number above it.
     `packed`: some row of the batch holds more than one real sequence (padding at the end of a row does not count, since under
     causal attention nothing real can see it).
     """

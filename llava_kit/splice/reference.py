@@ -20,7 +20,8 @@ class ReferenceSplicer:
 
     Blended rows (shrunk canvases, clips) take some more, and only in batches that have them.
 
-    Seats are filled by adding into zeros, which is exact, as every seat is filled at most once. Unlike `index_copy`, whose
+    Seats are filled by adding into zeros, which is exact, as every seat is filled at most once (but the spare one of a plan
+    that is filled up, which is cut off). Unlike `index_copy`, whose
     gradient clears the seats in a copy of the whole [T, D], the gradient of `index_add` is one gather for each kind of row.
     Measured on one CPU thread at B=8, D=1024, forward and backward (benchmarks/splice.py has the shapes): index_add 16 ms,
     index_copy 25 ms, concatenate and gather 16 ms, but that needs an index which the plan does not carry.
@@ -35,7 +36,7 @@ class ReferenceSplicer:
         """
         seated = seated_rows(plan, features, connector)
         batch, positions = plan.shape
-        rows = embedding.new_zeros(batch * positions, embedding.shape[1])
+        rows = embedding.new_zeros(batch * positions + plan.spare, embedding.shape[1])
         rows = rows.index_add_(0, plan.text_positions, F.embedding(plan.text_ids, embedding))
         for positions_of_rows, visual in seated:
             rows = rows.index_add_(0, positions_of_rows, visual.to(embedding.dtype))
@@ -44,6 +45,8 @@ class ReferenceSplicer:
             rows = rows.index_add_(0, plan.newline_positions, newline.to(embedding.dtype).expand(num_newlines, -1))
         elif num_newlines:
             raise LlavaKitError(f"the plan has {num_newlines} newline rows, but the model was made with newline=False")
+        if plan.spare:
+            rows = rows[: batch * positions]
         return rows.view(batch, positions, -1)
 
 

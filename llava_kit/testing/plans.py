@@ -17,6 +17,7 @@ from ..core.connector import Connector, MlpWeights
 from ..core.splice import SplicePlan
 from ..core.tiles import ClipGrid, Grid, TileGrid
 from ..splice.build import IMAGE, Seating, build_plan
+from ..splice.fixed import fill_up
 
 VOCAB = 53  # small, so that tokens repeat and their gradients add up
 
@@ -180,6 +181,10 @@ def _plan(rows: Sequence[Sequence[Seating]], side: Grid, num_tiles: int | None =
     return build_plan(rows, side=side, vocab=VOCAB, num_tiles=num_tiles, length=length).plan
 
 
+def _filled(rows: Sequence[Sequence[Seating]], side: Grid, *, newlines: bool = True, **sizes: int) -> SplicePlan:
+    return fill_up(build_plan(rows, side=side, vocab=VOCAB, **sizes), newlines=newlines).plan
+
+
 def battery() -> list[Case]:
     """All cases, small enough to run on a CPU in seconds."""
     square, oblong = Grid(4, 4), Grid(3, 4)
@@ -219,6 +224,15 @@ def battery() -> list[Case]:
         Case("blended_through", _plan(blended, square), square, Through, 32, 32),
         Case("blended_coarse_tower", _plan(blended, square), square, Mlp, features_dtype=torch.bfloat16),
         Case("blended_frozen_features", _plan(blended, square), square, Mlp, frozen=frozenset({"features"})),
+        Case("filled_packed", _filled(packed, square, num_tiles=16), square, Mlp),
+        Case("filled_line", _filled(packed, oblong, num_tiles=14), oblong, Line, 41, 341),
+        Case("filled_through", _filled(packed, square, num_tiles=16), square, Through, 32, 32),
+        Case("filled_padded", _filled(one, square, newlines=False), square, Mlp, newline=False),
+        Case("filled_newlines_unused", _filled(one, square, num_tiles=4), square, Mlp),
+        Case("filled_text_only", _filled([*text, []], square, num_tiles=4), square, Mlp),
+        Case("filled_halving", _filled(anyres, Grid(4, 2), num_tiles=12), square, Halving),
+        Case("filled_blended", _filled(blended, square, num_tiles=24), square, Mlp),
+        Case("filled_frozen_embedding", _filled(packed, square), square, Mlp, frozen=frozenset({"embedding"})),
     ]
     everything = frozenset({"features", "connector", "embedding", "newline"})
     cases += [Case(f"frozen_{name}", anyres_plan, square, Mlp, frozen=frozenset({name})) for name in sorted(everything)]
