@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.splice import SplicePlan
 from ..core.tiles import Grid
 from ..splice.build import build_plan
+from ..splice.fixed import fill_up, round_tiles
 from .example import Example
 
 # Batches have 4, 8, 12, ... tiles, so that a compiled encoder meets few shapes; at least 4, so that a batch without a picture
@@ -27,9 +28,10 @@ class Batch:
     plan              who sits where in [B, S]
     position_ids      int64 [B, S]  from 0 in each sequence
     target_positions  int64 [M]     flat positions whose next token is learnt
-    target_ids        int64 [M]     that next token
+    target_ids        int64 [M]     that next token; where shapes are fixed the list ends in ids that count nothing
     sample_ids        in the order of the rows
     num_tokens        how many of the B * S positions hold something
+    num_targets       how many tokens are learnt
     """
 
     tiles: Tensor
@@ -39,10 +41,7 @@ class Batch:
     target_ids: Tensor
     sample_ids: tuple[str, ...]
     num_tokens: int
-
-    @property
-    def num_targets(self) -> int:
-        return self.target_ids.numel()
+    num_targets: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on a device."""
@@ -76,18 +75,21 @@ def collate(
     length: int | None = None,
     round_to: int = 1,
     tile_multiple: int = TILE_MULTIPLE,
+    fixed_shapes: bool = False,
+    newlines: bool = True,
 ) -> Batch:
     """The batch of `examples`.
 
     `side` is the grid of one tile's visual rows, `vocab` the rows of the embedding. `rows_of` says which examples (by number)
     share each row; without it each has its own. S is `length`, or the longest row; then rounded up to a multiple of `round_to`.
     N is a multiple of `tile_multiple`, at least one of it; where nothing is compiled nor sharded, 1 spares the black tiles.
+    `fixed_shapes`: N and all lists have round lengths (`splice.fixed`); `newlines` says whether the model has a newline row.
     """
     rows = [[number] for number in range(len(examples))] if rows_of is None else rows_of
     seated = [[examples[number] for number in row] for row in rows]
     ordered = [example for row in seated for example in row]
     used = sum(len(example.tiles) for example in ordered)
-    num_tiles = max(tile_multiple, used + -used % tile_multiple)
+    num_tiles = round_tiles(used) if fixed_shapes else max(tile_multiple, used + -used % tile_multiple)
     built = build_plan(
         [[example.seating for example in row] for row in seated],
         side=side,
@@ -96,6 +98,9 @@ def collate(
         num_tiles=num_tiles,
         round_to=round_to,
     )
+    num_targets = len(built.target_ids)
+    if fixed_shapes:
+        built = fill_up(built, newlines=newlines)
     tiles = [example.tiles for example in ordered if len(example.tiles)]
     if num_tiles > used:
         tiles.append(np.zeros((num_tiles - used, *ordered[0].tiles.shape[1:]), np.uint8))
@@ -107,4 +112,5 @@ def collate(
         target_ids=built.target_ids,
         sample_ids=tuple(example.id for example in ordered),
         num_tokens=sum(example.length for example in ordered),
+        num_targets=num_targets,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..core.source import DataSource
-from ..errors import DataError, SampleError
+from ..errors import DataError, LlavaKitError, SampleError
 from .collate import Batch, collate
 from .example import Example, ExampleMaker
 from .order import DataOrder
@@ -62,6 +62,9 @@ class TrainLoader:
     length). `round_to`: the length of a batch is rounded up to a multiple of it. `workers` processes make steps ahead; with 0
     they are made here. `pictures` is a rule of `data.pictures`, by which each epoch places them anew. A sample that cannot be
     used is left out and told in `StepData.bad`.
+
+    `fixed_shapes`, for packed rows: each batch has `micro_batch_size` rows of `max_length`, the last ones empty if need be, and
+    lists of round lengths, so that all batches have the same few shapes. `newlines`: the model has a newline row.
     """
 
     def __init__(
@@ -84,11 +87,29 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         pictures: str = "as_written",
+        fixed_shapes: bool = False,
+        newlines: bool = True,
     ):
+        if fixed_shapes and not (pack_rows and micro_batch_size):
+            raise LlavaKitError(
+                f"fixed_shapes: found pack_rows={pack_rows} and micro_batch_size={micro_batch_size}; expected packed rows, and "
+                "how many of them a batch has"
+            )
         self.order = DataOrder(len(source), global_batch_size, seed, epochs, steps, shuffled)
         vocab = len(maker.tokenizer) if vocab is None else vocab
         self._make = _StepMaker(
-            maker, source, self.order, micro_batch_size, pack_rows, vocab, round_to, rank, world_size, pictures
+            maker,
+            source,
+            self.order,
+            micro_batch_size,
+            pack_rows,
+            vocab,
+            round_to,
+            rank,
+            world_size,
+            pictures,
+            fixed_shapes,
+            newlines,
         )
         self.workers, self.start_step, self.pin_memory = workers, start_step, pin_memory
 
@@ -132,6 +153,8 @@ class _StepMaker:
     rank: int
     world_size: int
     pictures: str
+    fixed_shapes: bool
+    newlines: bool
 
     def __call__(self, step: int) -> StepData:
         epoch, indices = self.order.samples(step)
@@ -156,8 +179,18 @@ class _StepMaker:
             rows = [[number] for number in range(len(examples))]
         size = self.micro_batch_size or max(1, len(rows))
         for start in range(0, len(rows), size):
+            rows_of = rows[start : start + size]
+            if self.fixed_shapes:
+                rows_of = rows_of + [[]] * (size - len(rows_of))
             yield collate(
-                examples, side=self.maker.side, vocab=self.vocab, rows_of=rows[start : start + size], round_to=self.round_to
+                examples,
+                side=self.maker.side,
+                vocab=self.vocab,
+                rows_of=rows_of,
+                length=self.maker.max_length if self.fixed_shapes else None,
+                round_to=self.round_to,
+                fixed_shapes=self.fixed_shapes,
+                newlines=self.newlines,
             )
 
 

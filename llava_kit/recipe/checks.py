@@ -44,7 +44,7 @@ def check_rules(root: Node) -> list[Problem]:
         if name == SCRATCH:
             found.append((("stages", name), f"no stage may be called {SCRATCH!r}: `start_from` uses the word"))
         if node is not None and isinstance(node.value, dict):
-            rules = [*_length_rules(node), *_step_rules(node), *_start_rules(node, names, number)]
+            rules = [*_length_rules(node), *_step_rules(node), *_shape_rules(node), *_start_rules(node, names, number)]
             rules += [(("data", "tiling", *path), message) for path, message in _tiling_rules(find(node, ("data", "tiling")))]
             found += [(("stages", name, *path), message) for path, message in rules]
     return [Problem(place_of(root, path), path, message) for path, message in found]
@@ -104,6 +104,22 @@ def _step_rules(stage: Node) -> Iterator[tuple[Path, str]]:
     shard = _number(stage, "parallel", "shard")
     if shard is not None and shard > 1:
         yield ("parallel", "shard"), f"this version trains on one device; take it out or write 1, found {shard:g}"
+
+
+def _shape_rules(stage: Node) -> Iterator[tuple[Path, str]]:
+    fixed = _said(stage, "parallel", "fixed_shapes") is True
+    if fixed and _said(stage, "data", "pack") is not True:
+        yield (
+            ("parallel", "fixed_shapes"),
+            "rows are of one length only when packing: it needs `data.pack: true` and a `micro_batch_size` (rows of a batch)",
+        )
+    elif fixed and _said(stage, "micro_batch_size") is None:
+        yield ("parallel", "fixed_shapes"), "it needs a `micro_batch_size`: how many rows of `data.max_length` each batch has"
+    if _said(stage, "parallel", "compile") == "step" and not fixed:
+        yield (
+            ("parallel", "compile"),
+            "step compiles anew for each new shape; it needs `parallel.fixed_shapes: true` (or compile: blocks)",
+        )
 
 
 def _start_rules(stage: Node, names: list[str], number: int) -> Iterator[tuple[Path, str]]:

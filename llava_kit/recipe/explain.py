@@ -116,8 +116,13 @@ def _expected(fault: _Fault) -> str | None:
     if rest in ("type", "parsing", "attributes_type", "parsing_size", "from_float") or fault.error["type"] == "is_instance_of":
         return EXPECTED.get(kind)
     if fault.error["type"] == "literal_error":
-        return fault.error["ctx"]["expected"]
+        return _choices(fault.error)
     return None
+
+
+def _choices(error: Any) -> str:
+    """The values that a key may have, booleans as YAML writes them."""
+    return error["ctx"]["expected"].replace("False", "false").replace("True", "true")
 
 
 def _message(fault: _Fault, node: Node | None) -> str:
@@ -128,8 +133,8 @@ def _message(fault: _Fault, node: Node | None) -> str:
     value = error["input"] if node is None else node.value
     found = f"a {kind_of(value)}" if isinstance(value, dict | list) else "null" if value is None else _as_written(value)
     if kind == "literal_error" and isinstance(value, str):
-        choices = [choice.strip().strip("'") for choice in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return f"expected {error['ctx']['expected']}, found {found}; {suggest(value, choices)}"
+        choices = [choice.strip().strip("'") for choice in _choices(error).replace(" or ", ", ").split(", ")]
+        return f"expected {_choices(error)}, found {found}; {suggest(value, choices)}"
     expected = error.get("expected") or _expected(fault)
     if expected is not None:
         quotes = "; write text in quotes" if expected == "text" and not isinstance(value, dict | list | type(None)) else ""

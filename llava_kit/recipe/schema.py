@@ -223,7 +223,13 @@ class Parallel(Block):
     recompute: bool = Field(
         default=False, description="forget activations inside blocks and compute them again in the backward pass"
     )
-    compile: bool = Field(default=False, description="torch.compile the blocks")
+    compile: Literal[False, True, "blocks", "step"] = Field(
+        default=False,
+        description="torch.compile the blocks (true, blocks), or the whole forward pass, loss included, as one graph (step)",
+    )
+    fixed_shapes: bool = Field(
+        default=False, description="when packing: batches are filled up to few shapes, so that a step is compiled once"
+    )
 
 
 class Validation(Block):

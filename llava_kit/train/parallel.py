@@ -1,7 +1,8 @@
 """How a step is spread over devices and what it keeps in memory: recompute, then compile, block by block, in this order.
 
 A sharded engine would come third (it wraps what the other two left), then the root; that is why all three work on the same
-`blocks()` of encoder and language model, and why the loop calls nothing but the model.
+`blocks()` of encoder and language model, and why the loop calls nothing but the model. `compile: step` takes the model whole:
+everything from tiles to the loss is one graph.
 """
 
 from __future__ import annotations
@@ -46,8 +47,13 @@ def make_world(parallel: Parallel) -> World:
     return World()
 
 
+# Batches of fixed shapes differ in the number of tiles, of targets, of tokens, of sequences, in the longest one, and in whether
+# rows are blended. What changes for the first time is compiled again, as a variable; torch would stop at eight.
+RECOMPILE_LIMIT = 64
+
+
 def prepare(model: Any, parallel: Parallel, components: Collection[str]) -> list[nn.Module]:
-    """Apply recompute and compile to the blocks; returns the blocks that were changed, for `restore`.
+    """Apply recompute and compile to the blocks, or to the model; returns the modules that were changed, for `restore`.
 
     Names of parameters stay as they are: `forward` is replaced on the block itself instead of wrapping it in another module.
     """
@@ -57,15 +63,19 @@ def prepare(model: Any, parallel: Parallel, components: Collection[str]) -> list
     if parallel.recompute:
         for block in blocks + (encoder_blocks if "encoder" in components else []):
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    if parallel.compile == "step":
+        torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
+        model.compile(fullgraph=True)
+        return [*blocks, *encoder_blocks, model]
     if parallel.compile:
         for block in blocks + encoder_blocks:
             block.compile()
     return blocks + encoder_blocks
 
 
-def restore(blocks: Sequence[nn.Module]) -> None:
+def restore(modules: Sequence[nn.Module]) -> None:
     """Undo `prepare`, so that the next stage begins with plain blocks."""
-    for block in blocks:
+    for block in modules:
         block.__dict__.pop("forward", None)
         block._compiled_call_impl = None
 

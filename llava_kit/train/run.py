@@ -233,6 +233,8 @@ class _Run:
             vocab=assembly.model.language_model.embedding.shape[0],
             pin_memory=self.device.type == "cuda",
             pictures=settings.data.pictures,
+            fixed_shapes=settings.parallel.fixed_shapes,
+            newlines=assembly.model.newline is not None,
         )
 
     def _validator(self, name: str, assembly: Assembly) -> Validator | None:

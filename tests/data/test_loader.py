@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llava_kit.core.splice import Sequences, SplicePlan
+from llava_kit.core.splice import Inverse, Sequences, SplicePlan
 from llava_kit.data.collate import Batch
 from llava_kit.data.loader import TrainLoader, iterate_examples
 from llava_kit.errors import DataError
@@ -18,7 +18,7 @@ def same(one, other) -> bool:
     """Bit for bit, through nested records."""
     if isinstance(one, Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, (Batch, SplicePlan, Sequences)):
+    if isinstance(one, (Batch, SplicePlan, Sequences, Inverse)):
         return all(same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
     return one == other
 

@@ -28,6 +28,18 @@ SECOND = (
         ("stages.align.schedule.warmup_steps=11", "the warmup is longer than the stage, which has 10 steps; found 11"),
         ("stages.align.parallel.shard=8", "stages.align.parallel.shard: this version trains on one device"),
         ("stages.align.parallel.shard=1", None),
+        (
+            "stages.align.parallel.compile=step",
+            "stages.align.parallel.compile: step compiles anew for each new shape; it needs",
+        ),
+        ("stages.align.parallel.compile=blocks", None),
+        ("stages.align.parallel.compile=yes_please", "stages.align.parallel.compile: expected false, true, 'blocks' or 'step'"),
+        (
+            "stages.align.parallel.fixed_shapes=true",
+            "stages.align.parallel.fixed_shapes: rows are of one length only when packing",
+        ),
+        ("stages.align={parallel: {fixed_shapes: true}, data: {pack: true}}", "fixed_shapes: it needs a `micro_batch_size`"),
+        ("stages.align={parallel: {fixed_shapes: true, compile: step}, data: {pack: true}, micro_batch_size: 2}", None),
         ("model.tiling.mode=anyres", "model.tiling.pinpoints: anyres needs the canvases"),
         (
             "model.tiling.pinpoints=[[1, 2]]",
