@@ -45,3 +45,19 @@ def pytest_collection_finish(session):
 def _interpret(monkeypatch):
     if not torch.cuda.is_available():
         monkeypatch.setenv(VARIABLE, "1")
+
+
+@pytest.fixture(scope="session")
+def home() -> str:
+    """Where kernels run here."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session")
+def poisoned(home):
+    """`poisoned(rows, width, dtype)`: a buffer full of values that are not numbers; a row that nobody wrote shows."""
+
+    def make(rows: int, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.full((rows, width), float("nan"), dtype=dtype, device=home)
+
+    return make

@@ -98,7 +98,7 @@ def unblend_kernel(
     begin = tl.maximum(tl.load(bounds + row, mask=inside, other=0).to(tl.int64), 0)
     end = tl.minimum(tl.load(bounds + row + 1, mask=inside, other=0).to(tl.int64), num_readers)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for step in range(tl.max(end - begin, 0)):
+    for step in range(tl.max(end - begin, 0)):  # pyright: ignore[reportArgumentType]
         entry = begin + step
         reader = tl.load(readers + entry, mask=entry < end, other=-1)
         there = (entry < end) & (reader >= 0) & (reader < num_blended * 4)
