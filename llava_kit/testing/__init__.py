@@ -15,23 +15,30 @@ _HOME = {
     "check_connector": "contracts",
     "check_encoder": "contracts",
     "check_language_model": "contracts",
+    "LossCase": "losses",
+    "check_loss": "losses",
+    "loss_cases": "losses",
     "check_template": "templates",
 }
 
 if TYPE_CHECKING:
     from .contracts import check_connector, check_encoder, check_language_model
+    from .losses import LossCase, check_loss, loss_cases
     from .plans import Case, battery
     from .splicers import check_splicer
     from .templates import check_template
 
 __all__ = [
     "Case",
+    "LossCase",
     "battery",
     "check_connector",
     "check_encoder",
     "check_language_model",
+    "check_loss",
     "check_splicer",
     "check_template",
+    "loss_cases",
 ]
 
 
