@@ -2,8 +2,8 @@
 
 M rows, N columns, K contracted: [M, K] times [K, N]. Every product adds up in float32, in one fixed order (no split of K).
 
-Found by compiling for sm_90 with Triton 3.9, 3.6 being much alike (`ahead.py`; 128x256x64, 8 warps, 3 stages, bfloat16; registers
-of a thread / bytes of its stack, where more than 0 means that registers spill):
+Found by compiling for sm_90 with Triton 3.9, 3.6 being much alike (`ahead.py`; 128x256x64, 8 warps, 3 stages, bfloat16;
+registers of a thread / bytes of its stack, where more than 0 means that registers spill):
 
 - The sums leave in four quarters, one after the other: 216 / 0 for GELU by erf, 240 / 0 by tanh, 217 / 0 with z read beside the
   sums (`linear_dgelu`). In two halves these were 250 / 0, 255 / 16 and 255 / 128; at once GELU by erf spills 72 to 104 bytes.
@@ -84,9 +84,9 @@ def corner(tile, num_rows, num_columns, block_m: tl.constexpr, block_n: tl.const
     """First row and first column of a tile, in groups of `GROUP_M` tiles of rows."""
     tiles_m = tiles_of(num_rows, block_m)
     tiles_n = tiles_of(num_columns, block_n)
-    first = tile // (GROUP_M * tiles_n) * GROUP_M
+    first = tile // (tiles_n * GROUP_M) * GROUP_M
     size = tl.minimum(tiles_m - first, GROUP_M)
-    inside = tile % (GROUP_M * tiles_n)
+    inside = tile % (tiles_n * GROUP_M)
     return (first + inside % size) * block_m, inside // size * block_n
 
 
