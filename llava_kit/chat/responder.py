@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 
 class Responder:
-    """Answers the last user turn of each sample."""
+    """Answers the last user turn of each sample.
 
-    def __init__(self, model: VisionLanguageModel, maker: ExampleMaker):
+    `replay` is that of `model.generate.Generator`: `off` decodes without CUDA graphs and keeps no cache between questions.
+    """
+
+    def __init__(self, model: VisionLanguageModel, maker: ExampleMaker, *, replay: Literal["auto", "off"] = "auto"):
         self.model = model
         self.maker = maker
+        self.replay: Literal["auto", "off"] = replay
 
     def reply(self, samples: Sequence[Sample], sampling: Sampling, *, batch_size: int = 32) -> list[str]:
         """The answers to samples, `batch_size` at once; each equals the answer to that sample alone (unless drawn).
@@ -69,7 +73,7 @@ class Responder:
         # start of a training has to wait.
         from ..model.generate import Generator
 
-        return Generator(self.model.language_model)
+        return Generator(self.model.language_model, replay=self.replay)
 
     def _ending(self, sampling: Sampling) -> Ending:
         return Ending(self.maker.tokenizer, (*self.maker.template.stop, *sampling.stop))

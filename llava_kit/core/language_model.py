@@ -26,6 +26,37 @@ class ReorderableCache(Protocol):
         ...
 
 
+@runtime_checkable
+class ReplayableCache(Protocol):
+    """A cache of one shape, whose steps of one position can be recorded (in a CUDA graph) and replayed.
+
+    N rows. First `restart`, then prompts come through `forward` as into any cache. After `freeze`, `forward` takes one position
+    a row and does nothing but work on the device, always on the same memory: it writes at `place`, sees what lies up to there,
+    and moves `place` on by one. It reads no value on the host and no shape in it depends on the step. Whoever drives the steps
+    counts them: past `length` there is no room, and nobody on the host would notice.
+    """
+
+    length: int
+    """Positions for which there is room."""
+    place: Tensor
+    """int64 [1], on the device: where the next position goes."""
+    left_padding: Tensor
+    """int64 [N], on the device."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What its buffers take."""
+        ...
+
+    def restart(self, left_padding: Tensor | None = None) -> None:
+        """Forgets everything. `left_padding` int64 [N] as in `new_cache`; the buffers stay where they are."""
+        ...
+
+    def freeze(self, visible: int) -> None:
+        """From here on steps of one position come, and see no more than the first `visible` places. May be called again."""
+        ...
+
+
 class LanguageModel(nn.Module, ABC):
     """Input rows in, hidden states out. It never sees token ids: text rows are taken from `embedding` by the splicer.
 
@@ -73,6 +104,10 @@ class LanguageModel(nn.Module, ABC):
 
         A cache that is a `ReorderableCache` can be used for beams; one that is not makes beam search refuse the model.
         """
+
+    def new_replayable_cache(self, batch: int, length: int) -> ReplayableCache | None:
+        """A cache of exactly this shape, on the device of the model; None where its steps cannot be replayed."""
+        return None
 
     def blocks(self) -> Sequence[nn.Module]:
         """The units for sharding, recompute and compile."""

@@ -1,4 +1,4 @@
-"""Answers by transformers' own `generate`, for any `LanguageModel`: input rows in, token ids out.
+"""Answers of any `LanguageModel`: input rows in, token ids out. Beams by transformers' `generate`.
 
 B prompts, N rows of the cache (B, or B times the beams), S positions, D width. Rows come in as the splicer made them (padded on
 the right) and are moved to end together, so that every prompt's newest token sits in the last column and a batch of unequal
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,14 +34,21 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..core.language_model import LanguageModel, ReorderableCache
 from ..errors import LlavaKitError
+from .replay import ReplayPool
 from .sampling import End, Sampling
+from .steps import EagerSteps, decode
 
 
 class Generator:
-    """Gives the answers of a language model, by `generate` of transformers."""
+    """Gives the answers of a language model.
 
-    def __init__(self, language_model: LanguageModel):
+    `replay`: with `auto` the steps of decoding are recorded in CUDA graphs and replayed, where that is possible and no beams
+    are asked for (`model/replay.py` says what it costs); tokens are the same with `off`.
+    """
+
+    def __init__(self, language_model: LanguageModel, *, replay: Literal["auto", "off"] = "auto"):
         self._model = language_model
+        self._pool = ReplayPool(language_model) if replay == "auto" else None
         adapter: Any = _Adapter(language_model)
         self._generate = adapter.generate
 
@@ -51,10 +59,20 @@ class Generator:
         An answer goes up to the first token of `end`, which is left out. What it holds behind the place where it was over by
         its text is meaningless.
         """
-        drawn_beams = sampling.num_beams > 1 and sampling.temperature > 0
-        with _lent_seed(sampling.seed, rows.device) if drawn_beams else nullcontext():
-            tokens: Any = self._generate(**self._arguments(rows, lengths, sampling, end))
-        return [end.trim(answer) for answer in tokens.tolist()]
+        if sampling.num_beams > 1:
+            return self._search(rows, lengths, sampling, end)
+        answers: list[list[int]] = [[] for _ in lengths]
+        growing = list(answers)
+        for tokens in self._tokens(rows, lengths, sampling, end):
+            for answer, token in zip(answers, tokens, strict=True):
+                answer.append(token)
+            growing = [answer for answer in growing if answer[-1] not in end.ids]
+            if growing and end.is_over is not None:
+                over = end.is_over([answer[-end.tail :] for answer in growing])
+                growing = [answer for answer, is_over in zip(growing, over, strict=True) if not is_over]
+            if not growing:
+                break
+        return [end.trim(answer) for answer in answers]
 
     def stream(self, rows: Tensor, sampling: Sampling, end: End) -> Iterator[int]:
         """rows [1, S, D] -> the tokens of one answer, each as soon as it is known. No beams.
@@ -62,17 +80,29 @@ class Generator:
         Unlike `generate` it leaves it to the caller to stop where the answer is over by its text.
         """
         assert (len(rows), sampling.num_beams) == (1, 1)
-        # `generate` prepares everything and hands over to the loop it is given; ours stops after each token, so that a consumer
-        # goes at its own pace, may leave early, and sees every error, without a thread.
-        arguments = self._arguments(rows, [rows.shape[1]], sampling, End(end.ids))
-        steps: Any = self._generate(**arguments, custom_generate=_steps)
-        for token in steps:
+        for (token,) in self._tokens(rows, [rows.shape[1]], sampling, end):
             if token in end.ids:
                 return
             yield token
 
-    def _arguments(self, rows: Tensor, lengths: Sequence[int], sampling: Sampling, end: End) -> dict[str, Any]:
-        """What `generate` is called with."""
+    @torch.inference_mode()
+    def _tokens(self, rows: Tensor, lengths: Sequence[int], sampling: Sampling, end: End) -> Iterator[list[int]]:
+        """The tokens of each step, also of answers that are over. No beams."""
+        rows, padding = _align_right(rows[:, : max(lengths)], lengths)
+        new, unequal = sampling.max_new_tokens, min(lengths) < max(lengths)
+        eager = partial(EagerSteps, self._model, lengths, padding, new)
+        # Two steps would be over before anything is replayed.
+        lent = (
+            nullcontext(eager())
+            if self._pool is None or new <= 3
+            else self._pool.lend(len(lengths), max(lengths) + new, padding if unequal else None, eager)
+        )
+        processors: Any = _processors(sampling, rows.device, len(end.ids))
+        with lent as steps:
+            yield from decode(steps, rows, processors, new)
+
+    def _search(self, rows: Tensor, lengths: Sequence[int], sampling: Sampling, end: End) -> list[list[int]]:
+        """The answers by beam search of transformers."""
         rows, padding = _align_right(rows[:, : max(lengths)], lengths)
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
@@ -80,19 +110,20 @@ class Generator:
             # What finished answers are filled with. transformers would warn of one that is an end.
             pad_token_id=next(token for token in range(len(end.ids) + 1) if token not in end.ids),
         )
-        if sampling.num_beams > 1:
-            config.num_beams, config.length_penalty = sampling.num_beams, float(sampling.length_penalty)
-            if sampling.temperature > 0:
-                # Single tokens are drawn by our own processor, from a generator of its own; beams by transformers. What may be
-                # drawn is decided by processors alone: the defaults of `generate` would narrow it once more.
-                config.do_sample, config.temperature, config.top_k, config.top_p = True, 1.0, 0, 1.0
-        return {
-            "inputs_embeds": rows,
-            "past_key_values": _Past(self._model, lengths, padding, sampling),
-            "generation_config": config,
-            "logits_processor": _processors(sampling, rows.device, len(end.ids)),
-            "stopping_criteria": StoppingCriteriaList([] if end.is_over is None else [_Over(end.is_over, end.tail)]),
-        }
+        config.num_beams, config.length_penalty = sampling.num_beams, float(sampling.length_penalty)
+        if sampling.temperature > 0:
+            # Beams are drawn by transformers. What may be drawn is decided by processors alone: the defaults of `generate`
+            # would narrow it once more.
+            config.do_sample, config.temperature, config.top_k, config.top_p = True, 1.0, 0, 1.0
+        with _lent_seed(sampling.seed, rows.device) if sampling.temperature > 0 else nullcontext():
+            tokens: Any = self._generate(
+                inputs_embeds=rows,
+                past_key_values=_Past(EagerSteps(self._model, lengths, padding, sampling.max_new_tokens), sampling.num_beams),
+                generation_config=config,
+                logits_processor=_processors(sampling, rows.device, len(end.ids)),
+                stopping_criteria=StoppingCriteriaList([] if end.is_over is None else [_Over(end.is_over, end.tail)]),
+            )
+        return [end.trim(answer) for answer in tokens.tolist()]
 
 
 class _Adapter(PreTrainedModel, GenerationMixin):
@@ -127,78 +158,45 @@ class _Adapter(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """The prompt as rows [N, S, D], later the newest tokens int64 [N, 1] -> logits [N, 1, vocab] of the last position."""
-        past, model = past_key_values, self.language_model
+        past = past_key_values
         assert past is not None
         if input_ids is not None:
-            logits = model.logits(past.run(model, model.embedding[input_ids]))
+            logits = past.steps.next(input_ids[:, -1])
         else:
             assert inputs_embeds is not None
             # The beams of a prompt are still the same: it is read once.
-            logits = model.logits(past.run(model, inputs_embeds[:: past.num_beams]))
-            logits = past.spread(logits)
+            logits = past.spread(past.steps.read(inputs_embeds[:: past.num_beams]))
         # transformers' type of a cache is a class of its own; ours says all that `generate` asks of it.
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past)  # pyright: ignore[reportArgumentType]
+        return CausalLMOutputWithPast(logits=logits[:, None], past_key_values=past)  # pyright: ignore[reportArgumentType]
 
 
 class _Past(Cache):
     """A language model's own cache for `generate`, with the positions of what comes next."""
 
-    def __init__(self, model: LanguageModel, lengths: Sequence[int], padding: Tensor, sampling: Sampling):
+    def __init__(self, steps: EagerSteps, num_beams: int):
         super().__init__(layers=[])
-        self.prompt, self.filled = max(lengths), 0
-        self.num_beams = sampling.num_beams
-        unequal = min(lengths) < self.prompt
-        self.cache = model.new_cache(len(lengths), self.prompt + sampling.max_new_tokens, padding if unequal else None)
-        if self.num_beams > 1 and not isinstance(self.cache, ReorderableCache):
+        self.steps, self.num_beams = steps, num_beams
+        self.prompt = 0
+        if not isinstance(steps.cache, ReorderableCache):
             raise LlavaKitError(
-                f"num_beams: found {self.num_beams}, but the cache of {type(model).__name__} cannot reorder its rows "
+                f"num_beams: found {num_beams}, but the cache of {type(steps.model).__name__} cannot reorder its rows "
                 "(`ReorderableCache`); use num_beams 1"
             )
-        self.padding = padding  # [N]
-
-    def run(self, model: LanguageModel, rows: Tensor) -> Tensor:
-        """[N, S, D] -> the hidden state of each row's last position [N, 1, D]."""
-        start, self.filled = self.filled, self.filled + rows.shape[1]
-        positions = torch.arange(start, self.filled, device=rows.device) - self.padding[:, None]
-        return model(rows, positions.clamp_(min=0), cache=self.cache)[:, -1:]
 
     def spread(self, logits: Tensor) -> Tensor:
-        """The state after the prompt, for each beam: logits [B, 1, vocab] -> [N, 1, vocab]."""
-        if self.num_beams == 1:
-            return logits
+        """The state after the prompt, for each beam: logits [B, vocab] -> [N, vocab]."""
         rows = torch.arange(len(logits), device=logits.device).repeat_interleave(self.num_beams)
-        self.cache.reorder(rows)
-        self.padding = self.padding[rows]
+        self.prompt = self.steps.filled
+        self.steps.cache.reorder(rows)
+        self.steps.padding = self.steps.padding[rows]
         return logits[rows]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.filled
+        return self.steps.filled
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         # Beams change places with those of their own prompt only.
-        self.cache.reorder(beam_idx, start=self.prompt)
-
-
-@torch.inference_mode()
-def _steps(
-    model: _Adapter,
-    input_ids: Any,
-    logits_processor: LogitsProcessorList,
-    stopping_criteria: Any,
-    generation_config: GenerationConfig,
-    **prepared: Any,
-) -> Iterator[int]:
-    """A decoding loop for `generate(custom_generate=...)` that can be left after each token. One sequence."""
-    past = prepared["past_key_values"]
-    outputs = model(inputs_embeds=prepared["inputs_embeds"], past_key_values=past)
-    while True:
-        scores: Any = logits_processor(input_ids, outputs.logits[:, -1].float())
-        tokens = scores.argmax(dim=-1, keepdim=True)
-        input_ids = torch.cat([input_ids, tokens], dim=-1)
-        yield int(tokens)
-        if bool(stopping_criteria(input_ids, None).all()):
-            return
-        outputs = model(input_ids=tokens, past_key_values=past)
+        self.steps.cache.reorder(beam_idx, start=self.prompt)
 
 
 def _processors(sampling: Sampling, device: torch.device, num_end: int) -> LogitsProcessorList:
@@ -230,7 +228,10 @@ class _Draw(LogitsProcessor):
         self.generator.seed() if seed is None else self.generator.manual_seed(seed)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
-        tokens = torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator)
+        # What `torch.multinomial` does for one draw a row, without its look at the scores, for which the host would wait.
+        probabilities = scores.softmax(dim=-1)
+        drawn = torch.empty_like(probabilities).exponential_(1, generator=self.generator)
+        tokens = probabilities.div_(drawn).argmax(dim=-1, keepdim=True)
         return torch.full_like(scores, float("-inf")).scatter_(1, tokens, 0.0)
 
 

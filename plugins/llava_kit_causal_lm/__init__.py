@@ -25,6 +25,10 @@ class CausalLmOptions(Options):
         description="segments: packed sequences one by one with no mask; sdpa, eager: transformers' own, with a mask when "
         "packing; auto: segments where the architecture allows it",
     )
+    kernels: Literal["plain", "liger"] = Field(
+        "plain",
+        description="plain: transformers' own; liger: Liger's norms, rotary positions and MLPs (llava-kit[liger], CUDA)",
+    )
     tokenizer: str | None = Field(None, description="a folder or repository with the tokenizer; default: the checkpoint's")
 
 

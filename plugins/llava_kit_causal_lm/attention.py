@@ -27,8 +27,8 @@ NAME = "llava_kit_segments"
 ARGUMENT = "llava_kit_view"
 """The keyword argument by which the `View` travels through the layers of a transformers model."""
 
-# The first releases of torch's variable-length attention knew neither windows nor grouped heads.
-_VARLEN_KNOWS_WINDOWS = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+# The first releases of torch's variable-length attention knew no windows, the next ones no `enable_gqa`.
+_VARLEN_KNOWS = frozenset(inspect.signature(varlen_attn).parameters)
 _HALF = (torch.bfloat16, torch.float16)
 
 # What other architectures pass to their attention and this one does not compute.
@@ -40,8 +40,9 @@ class View:
     """Who sees whom in one forward pass, made once for all layers.
 
     `packed`: where the sequences of the flattened batch lie, if some row holds several. `masks`: for each window in use, bool
-    [1 or B, 1, S, K] (packed: [L, L] of the longest sequence, of which each takes its corner), True where a position is seen;
-    None where causal order is all. `fused`: packed sequences go through one kernel of this type, which needs no masks.
+    [1 or B, 1, S, K] (packed: [L, L] of the longest sequence, of which each takes its corner), True where a position is seen,
+    or numbers to add to the scores; None where causal order is all. `fused`: packed sequences go through one kernel of this
+    type, which needs no masks.
     """
 
     masks: Mapping[int | None, Tensor | None]
@@ -64,26 +65,66 @@ def make_view(
         return View({window: _mask(shape[1], past, window, left_padding, device) for window in windows})
     if fused is not None:
         return View(dict.fromkeys(windows), sequences, fused)
+    if _recorded(device):
+        seen = _same_sequence(shape, sequences, device)
+        return View({window: _near(seen, window) for window in windows})
     return View({window: _mask(sequences.longest, 0, window, None, device) for window in windows}, sequences)
+
+
+def make_step_view(
+    place: Tensor, visible: int, windows: Collection[int | None], *, left_padding: Tensor | None, dtype: torch.dtype
+) -> View:
+    """The view of one new position at `place` (int64 [1], on the device) in buffers of which the first `visible` places count.
+
+    No shape depends on `place` and nobody reads it, so a recorded step may make this view again. The masks are numbers of the
+    type `dtype` of queries, 0 or -inf, [1 or B, 1, 1, visible]: of a bool mask each layer would make such numbers anew.
+    """
+    key = torch.arange(visible, device=place.device)
+    seen = (key <= place)[None]
+    if left_padding is not None:
+        seen = seen & (key >= left_padding[:, None])
+    masks: dict[int | None, Tensor | None] = {}
+    for window in windows:
+        near = seen if window is None or window >= visible else seen & (key > place - window)
+        hidden = near.logical_not()[:, None, None]
+        masks[window] = torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    return View(masks)
 
 
 def packed_mask(rows: Tensor, sequences: Sequences, *, additive: bool) -> Tensor:
     """[B, S, D] -> [B, 1, S, S] for transformers' own attentions: bool, or `additive` numbers of the rows' type."""
-    batch, length = rows.shape[:2]
-    place = torch.arange(batch * length, device=rows.device)
-    # Which sequence each position belongs to: as many as end at or before it.
-    member = torch.bucketize(place, sequences.offsets[1:].long(), right=True).view(batch, 1, length)
-    place = torch.arange(length, device=rows.device)
-    seen = ((member.transpose(1, 2) == member) & (place <= place[:, None])).unsqueeze(1)
+    seen = _same_sequence((rows.shape[0], rows.shape[1]), sequences, rows.device)
     if not additive:
         return seen
     lowest = torch.finfo(rows.dtype).min
     return torch.zeros_like(seen, dtype=rows.dtype).masked_fill_(~seen, lowest)
 
 
+def _same_sequence(shape: tuple[int, int], sequences: Sequences, device: torch.device) -> Tensor:
+    """bool [B, 1, S, S]: the position is of the same sequence, and not a later one."""
+    batch, length = shape
+    place = torch.arange(batch * length, device=device)
+    # Which sequence each position belongs to: as many as end at or before it.
+    member = torch.bucketize(place, sequences.offsets[1:].long(), right=True).view(batch, 1, length)
+    place = torch.arange(length, device=device)
+    return ((member.transpose(1, 2) == member) & (place <= place[:, None])).unsqueeze(1)
+
+
+def _near(seen: Tensor, window: int | None) -> Tensor:
+    if window is None or window >= seen.shape[-1]:
+        return seen
+    place = torch.arange(seen.shape[-1], device=seen.device)
+    return seen & (place > place[:, None] - window)
+
+
+def _recorded(device: torch.device) -> bool:
+    """The operations will be done again for other batches: where sequences begin must be read from the device, by masks."""
+    return torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
 def fused_type(rows: Tensor, head_width: int) -> torch.dtype | None:
     """The type in which torch's variable-length attention can take packed sequences: half precision on a GPU, or None."""
-    if not (rows.is_cuda and _VARLEN_KNOWS_WINDOWS and head_width % 8 == 0 and head_width <= 256):
+    if not (rows.is_cuda and "window_size" in _VARLEN_KNOWS and head_width % 8 == 0 and head_width <= 256):
         return None
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else rows.dtype
     return dtype if dtype in _HALF else None
@@ -180,8 +221,22 @@ def _attend_segments(
 def _attend_varlen(
     query: Tensor, key: Tensor, value: Tensor, packed: Sequences, window: int | None, scaling: float | None
 ) -> Tensor:
-    """Packed sequences in one kernel (flash attention over offsets)."""
+    """Packed sequences in one kernel: flash attention over offsets, which may end in empty sequences (a block of threads whose
+    queries begin behind the end of its sequence returns at once).
+
+    Causal order alone is written as a window of the longest sequence. Flash attention takes that for no window at all, and
+    torch from 2.15 on would otherwise prefer cuDNN: which builds a plan for each new number of sequences and longest sequence,
+    makes NaN of empty ones before cuDNN 9.25, and in the backward pass took the head's width for the longest sequence
+    (pytorch/pytorch#186142).
+    """
     flat_query, flat_key, flat_value = (_flat(tensor).contiguous() for tensor in (query, key, value))
+    grouped: dict[str, Any] = {}
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in _VARLEN_KNOWS:
+            grouped["enable_gqa"] = True
+        else:
+            groups = query.shape[1] // key.shape[1]
+            flat_key, flat_value = flat_key.repeat_interleave(groups, 1), flat_value.repeat_interleave(groups, 1)
     output = varlen_attn(
         flat_query,
         flat_key,
@@ -191,8 +246,8 @@ def _attend_varlen(
         packed.longest,
         packed.longest,
         scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        window_size=(packed.longest if window is None else window - 1, 0),
+        **grouped,
     )
     assert isinstance(output, Tensor)
     return output.unflatten(0, (query.shape[0], query.shape[2]))

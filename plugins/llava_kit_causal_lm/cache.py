@@ -14,6 +14,16 @@ from llava_kit import LlavaKitError
 _ROOM = 256
 
 
+def claim(filled: int, count: int, length: int) -> int:
+    """`filled + count`. Raises `LlavaKitError` when that is more than `length`."""
+    if filled + count > length:
+        raise LlavaKitError(
+            f"the cache was made for {length} positions: {filled} are filled and {count} more were given; "
+            "ask `new_cache` for a greater length"
+        )
+    return filled + count
+
+
 class BufferLayer(DynamicLayer):
     """One layer's keys and values [B, G, room, E], of which the first positions are filled; at most `length` of them."""
 
@@ -73,12 +83,7 @@ class CausalLmCache:
 
     def advance(self, count: int) -> None:
         """Claim room for `count` more positions. Raises `LlavaKitError` when there is none."""
-        if self.filled + count > self.length:
-            raise LlavaKitError(
-                f"the cache was made for {self.length} positions: {self.filled} are filled and {count} more were given; "
-                "ask `new_cache` for a greater length"
-            )
-        self.filled += count
+        self.filled = claim(self.filled, count, self.length)
 
     def reorder(self, rows: Tensor, start: int = 0) -> None:
         """As `ReorderableCache.reorder`."""

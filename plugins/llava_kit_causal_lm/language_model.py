@@ -17,8 +17,10 @@ from llava_kit import LanguageModel, PluginError, Published, Sequences, suggest
 from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint, quiet_transformers
 
 from . import CausalLmOptions
-from .attention import ARGUMENT, NAME, fused_type, make_view, packed_mask
+from .attention import ARGUMENT, NAME, fused_type, make_step_view, make_view, packed_mask
 from .cache import BufferLayer, CausalLmCache
+from .fixed_cache import FixedCache
+from .liger import apply_patch, find_patch
 
 PRESETS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
 
@@ -60,6 +62,7 @@ class CausalLm(LanguageModel):
         self._bias = head.bias if self.tied else None
         self.width = int(config.hidden_size)
         self.logit_softcap = getattr(config, "final_logit_softcapping", None)
+        self._liger_patch = find_patch(config.model_type) if options.kernels == "liger" else None
         self._windows = {None, getattr(config, "sliding_window", None)}
         self._dropout = bool(getattr(config, "attention_dropout", 0))
         self._head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -99,6 +102,9 @@ class CausalLm(LanguageModel):
 
     def forward(self, rows: Tensor, position_ids: Tensor, *, sequences: Sequences | None = None, cache: Any = None) -> Tensor:
         """[B, S, D], int64 [B, S] -> hidden states [B, S, D] after the final norm."""
+        if self._liger_patch is not None and not rows.is_meta:  # where models are only counted, no kernel need run
+            apply_patch(self._liger_patch, self.decoder, rows.device)
+            self._liger_patch = None
         if sequences is not None and sequences.packed and not self.can_pack:
             raise PluginError(
                 f"{self._name}: sequences that share a row would see each other in "
@@ -109,10 +115,13 @@ class CausalLm(LanguageModel):
         scale = getattr(self.decoder.get_input_embeddings(), "embed_scale", None)
         if scale is not None:
             rows = rows * torch.as_tensor(scale).to(rows)
-        past = 0
+        if isinstance(cache, FixedCache) and cache.prefix is not None:
+            return self._step(rows, position_ids, cache, cache.prefix)
+        past, padding = 0, None
         arguments: dict[str, Any] = {"inputs_embeds": rows, "position_ids": position_ids, "use_cache": cache is not None}
         if cache is not None:
             past = cache.filled
+            padding = cache.prompt_padding if isinstance(cache, FixedCache) else cache.left_padding
             cache.advance(rows.shape[1])
             arguments["past_key_values"] = cache.past
         if self.attention == "segments":
@@ -123,14 +132,31 @@ class CausalLm(LanguageModel):
                 fused=None if self._dropout else fused_type(rows, self._head_width),
                 sequences=sequences,
                 past=past,
-                left_padding=None if cache is None else cache.left_padding,
+                left_padding=padding,
             )
-        elif cache is not None:
+        elif isinstance(cache, CausalLmCache):
             arguments["attention_mask"] = cache.visible(rows.device)
         elif sequences is not None and sequences.packed and self._windows == {None}:
             # Not every architecture finds packing in the position ids (OPT does not); those with windows do.
             arguments["attention_mask"] = packed_mask(rows, sequences, additive=self.attention == "eager")
         return self.decoder(**arguments).last_hidden_state
+
+    def _step(self, rows: Tensor, position_ids: Tensor, cache: FixedCache, visible: int) -> Tensor:
+        """[N, 1, D] -> [N, 1, D]: one position more into a frozen cache."""
+        assert rows.shape[1] == 1, "a frozen cache takes one position at a time"
+        # One row alone has no padding.
+        padding = cache.left_padding if len(rows) > 1 else None
+        view = make_step_view(cache.place, visible, self._windows, left_padding=padding, dtype=rows.dtype)
+        arguments: dict[str, Any] = {ARGUMENT: view, "past_key_values": cache.past, "use_cache": True}
+        hidden = self.decoder(inputs_embeds=rows, position_ids=position_ids, **arguments).last_hidden_state
+        cache.place.add_(1)
+        return hidden
+
+    def new_replayable_cache(self, batch: int, length: int) -> FixedCache | None:
+        # The masks that transformers makes for its own attentions depend on how much is filled.
+        if self.attention != "segments":
+            return None
+        return FixedCache(batch, length, self.config.num_hidden_layers, self.embedding.device)
 
     def new_cache(self, batch: int, length: int, left_padding: Tensor | None = None) -> CausalLmCache:
         if self.attention == "segments":
