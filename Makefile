@@ -6,7 +6,7 @@ RECIPE ?= recipes/quickstart.yaml
 # One held-out picture of the run just made, and a question to it.
 LATEST := runs/quickstart/latest
 
-.PHONY: help install quickstart quickstart-next test lint format types contracts check bench clean
+.PHONY: help install quickstart quickstart-next test lint format types contracts check bench gpu gpu-wheels gpu-sanitize clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -51,6 +51,21 @@ check: lint types contracts test  ## what CI runs before the quick start
 
 bench: $(VENV)/.dev  ## the CPU rows of the scoreboard; results under benchmarks/results/
 	$(BIN)/python -m benchmarks.run
+
+# The virtual environment where there is one, else the machine's own Python with its torch.
+GPU_PYTHON ?= $(shell test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON))
+
+gpu:  ## GPU tests and rows G1-G6 in ten minutes; docs/gpu.md
+	$(GPU_PYTHON) benchmarks/gpu/on_gpu.py run $(ROWS)
+
+gpu-wheels: $(VENV)/.dev  ## .wheels/ for a machine with a GPU and no package index
+	$(BIN)/python benchmarks/gpu/on_gpu.py wheels
+
+gpu-sanitize:  ## the GPU tests of the kernels under compute-sanitizer: memcheck, then racecheck
+	for tool in memcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 --target-processes all \
+	    $(GPU_PYTHON) -m pytest -m gpu -x tests/kernels || exit; \
+	done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ SHOUT = ROOT / "tests" / "out_of_tree" / "llava-kit-shout" / "llava_kit_shout"
 
 def render(text: str) -> str:
     """The README with each `<!--name-->...<!--/name-->` filled in."""
-    for name, content in {"plugin": plugin(), "accuracy": accuracy(), "bench": bench()}.items():
+    for name, content in {"plugin": plugin(), "accuracy": accuracy(), "bench": bench(), "gpu": gpu()}.items():
         text = re.sub(rf"(<!--{name}-->\n).*?(<!--/{name}-->)", lambda m, c=content: m[1] + c + m[2], text, flags=re.DOTALL)
     return text
 
@@ -66,6 +66,37 @@ def bench() -> str:
             target = f"≥ {figure['at_least']:.3g}" if figure["at_least"] is not None else f"≤ {figure['at_most']:.3g}"
             lines.append(f"| {result['row']} | {figure['name']} | {figure['value']:.3g} {figure['unit']} | {target} |")
     return "\n".join(lines) + "\n"
+
+
+def gpu() -> str:
+    """A table for each GPU that `make gpu` ran on, of its latest run; a sentence while there is none."""
+    latest: dict[str, dict] = {}
+    for path in sorted(RESULTS.glob("*-20[0-9][0-9]-[0-9][0-9]-[0-9][0-9].json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["device"] not in latest or result["date"] >= latest[result["device"]]["date"]:
+            latest[result["device"]] = result
+    return "\n".join(map(gpu_table, latest.values())) or "Not yet measured on a GPU.\n"
+
+
+def gpu_table(result: dict) -> str:
+    """One line a figure that has a target, then what was broken, left out or cut off."""
+    lines = [f"{result['device']}, {result['date']}:", "", "| row | measured | | target | |", "|---|---|---:|---|---|"]
+    remarks = []
+    for name, found in sorted(result["rows"].items()):
+        for figure in found.get("figures", []):
+            if figure["at_least"] is None and figure["at_most"] is None:
+                continue
+            target = f"≥ {figure['at_least']:.3g}" if figure["at_least"] is not None else f"≤ {figure['at_most']:.3g}"
+            met = "" if figure["met"] else "missed"
+            lines.append(f"| {name} | {figure['name']} | {figure['value']:.3g} {figure['unit']} | {target} | {met} |")
+        remarks += [f"{name}: does not hold: {claim['claim']}" for claim in found.get("claims", []) if not claim["holds"]]
+        remarks += [f"{name}: failed: {error['part']}" for error in found.get("errors", [])]
+        remarks += [f"{name}: {note}" for note in found.get("notes", []) if "left out" in note or "cut off" in note]
+    tests = result.get("tests", {})
+    if "passed" in tests:
+        told = f"GPU tests: {tests['passed']} passed, {tests['failed'] + tests['error']} failed"
+        remarks.insert(0, told + ("" if tests["finished"] else ", cut off"))
+    return "\n".join(lines) + "\n" + "".join(f"\n- {remark}" for remark in remarks) + ("\n" if remarks else "")
 
 
 def load(name: str) -> dict | None:
