@@ -107,7 +107,8 @@ def _portable(assembly: Assembly, dtype: str) -> Model:
     part = block.language_model
     published = assembly.model.language_model.published()
     if published is not None and {"checkpoint", "config"} & part.options.keys():
-        kept = {key: value for key, value in part.options.items() if key not in ("checkpoint", "config", "tokenizer")}
+        gone = ("checkpoint", "config", "tokenizer", "kernels")  # kernels need not run where the package is loaded
+        kept = {key: value for key, value in part.options.items() if key not in gone}
         config = plain_config(published)
         part = Part.model_validate({"type": part.type, **kept, "config": config, "tokenizer": HERE})
     encoder = encoders if isinstance(block.encoder, tuple) else encoders[0]
