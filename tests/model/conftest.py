@@ -1,17 +1,28 @@
-"""A tiny model of real parts, and plans for it."""
+"""Tiny models of real parts, and plans for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 from llava_kit.assemble.parts import build
-from llava_kit.core.tiles import Grid, TileGrid
+from llava_kit.core.tiles import ClipGrid, Grid, TileGrid
 from llava_kit.model.vlm import VisionLanguageModel
-from llava_kit.splice.build import IMAGE, Seating, build_plan
+from llava_kit.splice.build import IMAGE, Built, Seating, build_plan
 from llava_kit.splice.reference import ReferenceSplicer
+from llava_kit_causal_lm import CausalLmOptions, build_causal_lm
+from llava_kit_clip import ClipOptions, build_clip
 from llava_kit_shapes import ShapesLMOptions, ShapesVitOptions, build_lm, build_vit
 
 SIDE = Grid(2, 2)
+
+CLIP = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+CLIP |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+DECODER = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+DECODER |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "sliding_window": 6}
 
 
 @pytest.fixture(params=["llama", "mistral"])
@@ -51,3 +62,45 @@ def inputs():
         return tiles, built.plan, built.position_ids, built.target_positions, built.target_ids
 
     return make
+
+
+@pytest.fixture
+def real_model() -> Callable[..., VisionLanguageModel]:
+    """`real_model("mistral")`: CLIP, an MLP and a decoder of transformers, of random weights and the widths of a toy."""
+
+    def make(decoder: str = "llama", **options) -> VisionLanguageModel:
+        torch.manual_seed(0)
+        encoder = build_clip(ClipOptions(checkpoint=None, config=CLIP), weights=False)
+        language_model = build_causal_lm(CausalLmOptions(config={"model_type": decoder, **DECODER}, **options), weights=False)
+        connector = build("connector", "mlp", vision_width=32, text_width=32, grid=encoder.spec.grid)
+        return VisionLanguageModel(encoder, connector, language_model, ReferenceSplicer(), newline=True)
+
+    return make
+
+
+@pytest.fixture
+def random_batch() -> Callable[..., tuple[torch.Tensor, Built]]:
+    """`random_batch(seed, blended=True)`: tiles and what `build_plan` makes of 2 rows of 96 positions, two samples in each but
+    the last row's; pictures in detail, clips among them when `blended`, none with `pictures=False`."""
+
+    def make(seed: int, *, blended: bool = False, pictures: bool = True, num_tiles: int = 20, packed: bool = True):
+        random = np.random.default_rng(seed)
+        seatings = [_seating(random, str(number), blended and number == 0, pictures) for number in range(3)]
+        rows = [seatings[:2], seatings[2:]] if packed else [[seating] for seating in seatings]
+        built = build_plan(rows, side=SIDE, vocab=64, num_tiles=num_tiles, length=96)
+        tiles = torch.from_numpy(random.integers(0, 256, (num_tiles, 3, 28, 28), dtype=np.uint8))
+        return tiles, built
+
+    return make
+
+
+def _seating(random: np.random.Generator, name: str, clip: bool, pictures: bool) -> Seating:
+    ids = random.integers(0, 64, random.integers(5, 20))
+    grids: list[TileGrid | ClipGrid] = []
+    if pictures:
+        size = (int(random.integers(20, 90)), int(random.integers(20, 90)))
+        grids = [TileGrid(size, Grid(1, 2), merge="spatial_unpad"), TileGrid((50, 50))]
+    if clip:
+        grids += [ClipGrid(3, "average", "frame"), ClipGrid(2, "max", "no_token")]
+    ids = np.insert(ids, 1, [IMAGE] * len(grids))
+    return Seating(ids, np.arange(len(ids)) > len(ids) // 2, tuple(grids), name)
