@@ -53,9 +53,11 @@ def differentiate(z, activation: tl.constexpr):
     if activation == "gelu":
         return 0.5 * (1.0 + tl.erf(z * SQRT_HALF)) + z * DENSITY * tl.exp(-0.5 * z * z)
     elif activation == "gelu_tanh":
-        half = tl.sigmoid((z + z * z * z * CUBIC) * (2.0 * SQRT_TWO_OVER_PI))
+        inner = (z + z * z * z * CUBIC) * (2.0 * SQRT_TWO_OVER_PI)
         slope = (1.0 + z * z * (3.0 * CUBIC)) * (2.0 * SQRT_TWO_OVER_PI)
-        return half + z * half * (1.0 - half) * slope
+        half = tl.sigmoid(inner)
+        # sigmoid(-u) is 1 - sigmoid(u) without the digits that cancel: slope makes much of them.
+        return half + z * half * tl.sigmoid(-inner) * slope
     elif activation == "relu":
         return tl.where(z <= 0.0, 0.0, 1.0)
     else:

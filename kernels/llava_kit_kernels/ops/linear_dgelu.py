@@ -11,11 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activations import differentiate, require_activation, torch_backward
+from .activations import ACTIVATIONS, differentiate, require_activation, torch_backward
 from .choices import Choice, choose
 from .common import AheadCase, KernelInputError, contiguous_rows, require_same
 from .gemm import (
+    CANDIDATES,
     STRAIGHT,
+    ahead_case,
     ahead_cases,
     check_operands,
     corner,
@@ -89,4 +91,9 @@ def linear_dgelu(grad: Tensor, weight: Tensor, z: Tensor, activation: str, choic
 
 def ahead_of_time() -> list[AheadCase]:
     """The forms to compile without a device."""
-    return ahead_cases("linear_dgelu", _kernel, dict.fromkeys(("grad", "weight", "z", "result"), ""), activation="gelu")
+    pointers: dict[str, str] = dict.fromkeys(["grad", "weight", "z", "result"], "")
+    cases = ahead_cases("linear_dgelu", _kernel, pointers, activation="gelu")
+    for activation in ACTIVATIONS[1:]:
+        name = f"linear_dgelu {activation} {CANDIDATES[0]}"
+        cases.append(ahead_case(name, _kernel, CANDIDATES[0], torch.bfloat16, pointers, activation=activation))
+    return cases

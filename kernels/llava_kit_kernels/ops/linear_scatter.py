@@ -82,7 +82,7 @@ def linear_scatter(
     require_same("columns", weight=weight.shape[0], buffer=buffer.shape[1])
     if contiguous_rows(buffer) is not buffer:
         raise KernelInputError(
-            f"`buffer` has the strides {list(buffer.stride())}; its rows are written in place, so expected 1 last"
+            f"`buffer` has the strides {list(buffer.stride())}; expected 1 last: its rows are written in place"
         )
     size = (x.shape[0], weight.shape[0], x.shape[1])
     choice = choice or choose("linear_scatter", x.device, x.dtype, *size)
