@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from llava_kit import Options, hookimpl
+from llava_kit.core.device import cuda_capability
 
 if TYPE_CHECKING:
     from .loss import LigerLoss
@@ -29,9 +30,7 @@ def why_unavailable() -> str | None:
         return "the package liger-kernel is not installed (pip install 'llava-kit[liger]')"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
-    import torch
-
-    return None if torch.cuda.is_available() else "it needs a CUDA device, and torch finds none"
+    return None if cuda_capability() is not None else "it needs a CUDA device, and there is none"
 
 
 @hookimpl

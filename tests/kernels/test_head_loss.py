@@ -95,9 +95,9 @@ def test_chunks_differ_from_the_whole_by_rounding_alone(monkeypatch):
 
 
 def test_at_once():
-    """16,384 rows' worth of limits: whole where it fits, else whole tiles, at least one."""
+    """All where they fit, else whole tiles, at least one."""
     assert module._at_once(32_000, 2, module.LIMIT, 2949) == 2949
-    assert module._at_once(128_256, 2, module.LIMIT, 2949) == 1024
+    assert module._at_once(128_256, 2, module.LIMIT, 2949) == 768
     assert module._at_once(256_000, 4, 1, 2949) == 256
     assert module._at_once(10, 4, 1, 0) >= 1
 

@@ -32,8 +32,10 @@ from .common import (
 )
 from .gather_rows import gather_rows
 
-LIMIT = 256 * 2**20
-"""Bytes of logits at once: all 2,949 supervised rows of a batch of 16,384 at 32,000 words, in bfloat16 (180 MiB)."""
+LIMIT = 192 * 2**20
+"""Bytes of logits at once. The 2,949 supervised rows of a batch of 16,384 (row G3) at 32,000 words fit in, in bfloat16: 180 MiB.
+At 128,256 words all that is held is then no more than what Liger holds: 128 MiB of logits, and 128 MiB of gradient of all
+rows."""
 
 IGNORE = -100
 """The id of a row that counts nothing, as torch has it. Any other id that is no word counts nothing either."""
