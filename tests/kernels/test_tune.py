@@ -1,4 +1,4 @@
-"""Tuning by a timer that says what the test wants: only right candidates run, more than 2 % wins, interruptions lose nothing."""
+"""Tuning by a timer that says what the test wants: right candidates alone run, more than 2 % wins, what is measured is kept."""
 
 from __future__ import annotations
 
