@@ -1,9 +1,9 @@
 """The watch for losses and gradients that are no numbers: none of them may reach a checkpoint.
 
 On the CPU each step is looked at before it is applied. On an accelerator, looking would make the host wait for the device in
-every step; there the look is one step late: by the time the next step's work is queued, the verdict on the last one has long
-been computed and reading it costs nothing. One bad step may then stand in memory, but the run ends before it is saved, because
-saving, validating and the end of the stage ask `settle()` first.
+every step; there the look is one step late. The verdict is copied to the host behind the step that it is about, and only that
+copy is waited for, not the work queued since. One bad step may then stand in memory, but the run ends before it is saved,
+because saving, validating and the end of the stage ask `settle()` first.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ class FiniteWatch:
     def __init__(self, folder: Path, stage: str):
         self._folder = folder
         self._stage = stage
-        self._pending: tuple[int, Tensor, Sequence[Any]] | None = None
+        self._pending: tuple[int, _Verdict, Sequence[Any]] | None = None
 
     def look(self, step: int, loss: Tensor, norm: Tensor, batches: Sequence[Any]) -> None:
         """Called after backward, before the optimizer. Raises `TrainingError` for this step (CPU) or the last one (else)."""
         self.settle()
-        verdict = torch.stack((loss, norm.to(loss.dtype)))
-        self._pending = step, verdict, batches
-        if verdict.device.type == "cpu":
+        self._pending = step, _Verdict(torch.stack((loss, norm.to(loss.dtype)))), batches
+        if loss.device.type == "cpu":
             self.settle()
 
     def settle(self) -> None:
@@ -45,7 +44,7 @@ class FiniteWatch:
             return
         step, verdict, batches = self._pending
         self._pending = None
-        loss, norm = verdict.tolist()
+        loss, norm = verdict.read()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._stop(step, loss, norm, batches)
 
@@ -65,6 +64,25 @@ class FiniteWatch:
             "learning rate, set `clip_norm`, warm up longer, or try `precision: float32`; the same command goes on from the "
             "last checkpoint"
         )
+
+
+class _Verdict:
+    """Two numbers on their way to the host."""
+
+    def __init__(self, numbers: Tensor):
+        self._arrived: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            # `tolist` on the device would wait for all that is queued by then: this step's forward and backward pass.
+            there = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            numbers = there.copy_(numbers, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        self._numbers = numbers
+
+    def read(self) -> list[float]:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._numbers.tolist()
 
 
 def _write_batches(folder: Path, batches: Sequence[Any], about: dict[str, Any]) -> None:

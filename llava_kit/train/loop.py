@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class Trainer:
         self.validate = validate
         self.quarantine = quarantine
         self.world = world or World()
+        self._whole = settings.parallel.compile == "step"
         self.counters = Counters()
         self.components = settings.train.components()
         set_trainable(model, self.components)
@@ -215,7 +216,8 @@ class Trainer:
         with self.counters.phase("validation"):
             self.watch.settle()
             self.model.eval()
-            with torch.no_grad():
+            # Held-out batches have any shape: a step that is compiled whole would be compiled for each.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager") if self._whole else nullcontext():
                 look = self.validate()
             self.model.train()
             set_modes(self.model, self.components)

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy import make_stage, make_trainer
 
 from benchmarks.common import count_host_reads, count_operations
 from llava_kit.core.splice import _map_tensors
 from llava_kit.data.collate import Batch
-from llava_kit.recipe.schema import Stage
+from llava_kit.data.loader import StepData
+from llava_kit.recipe.schema import ComponentTraining, Optimizer
 from llava_kit.splice.build import Built
 from llava_kit.splice.fixed import fill_up
+from llava_kit.train.finite import FiniteWatch
 from llava_kit.train.optim import Optimizers, set_trainable
 
 from .fake_backward import gradients
@@ -136,3 +140,74 @@ def test_forward_and_backward_on_a_gpu_that_is_not_there(
         assert calls[0]["window_size"] == (5, 0)
     with pytest.raises(RuntimeError):
         loss.item()
+
+
+@pytest.mark.parametrize("optimizer", [{"type": "adamw"}, {"type": "muon"}], ids=["adamw", "muon"])
+def test_clipping_and_stepping_on_a_gpu_that_is_not_there(fake, real_model, optimizer):
+    model = real_model()
+    components = {name: ComponentTraining(lr=0.1) for name in ("connector", "language_model")}
+    set_trainable(model, components)
+    with fake:
+        to_gpu(fake, model)
+        optimizers = Optimizers(model, components, Optimizer(**optimizer))
+        # torch makes a part of the state in the first step.
+        for step in range(2):
+            for parameter in optimizers.parameters.values():
+                parameter.grad = torch.empty_like(parameter)
+            with Copies() as copies:
+                norm = get_total_norm(optimizers.gradients())
+                clip_grads_with_norm_(list(optimizers.parameters.values()), 1.0, norm)
+                optimizers.set_rate(0.5)
+                optimizers.step()
+            assert norm.device.type == "cuda"
+            assert not step or copies.names == []
+    assert {row["optimizer"] for row in optimizers.describe()} == {"adamw", optimizer["type"], None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_and_backward_counted_on_the_cpu(real_model, random_batch, kind):
+    model = real_model("mistral")
+    tiles, built = random_batch(0, **KINDS[kind])
+    with count_host_reads() as reads, count_operations() as operations:
+        model(tiles, *built).backward()
+    assert not reads
+    assert operations.reads == operations.names["_local_scalar_dense"] == 0
+
+
+@pytest.mark.parametrize("optimizer", [{"type": "adamw"}, {"type": "muon"}], ids=["adamw", "muon"])
+def test_a_training_step_counted_on_the_cpu(tmp_path, monkeypatch, optimizer):
+    """All but the look at the loss, which on the CPU comes at once."""
+    looks = []
+    monkeypatch.setattr(FiniteWatch, "look", lambda self, *about: looks.append(about))
+    stage = make_stage(steps=4, optimizer=optimizer, clip_norm=1.0, log_every=100)
+    trainer = make_trainer(tmp_path, stage)
+    steps = iter(trainer.data(0))
+    for _ in range(3):
+        with count_host_reads() as reads, count_operations() as operations:
+            trainer._step(next(steps))
+        assert not reads
+        assert operations.reads == operations.names["_local_scalar_dense"] == 0
+    assert len(looks) == 3
+
+
+def test_everything_of_a_batch_is_pinned(monkeypatch, random_batch):
+    pinned = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    tiles, built = random_batch(0, blended=True)
+    batch = Batch(tiles, *fill_up(built, newlines=True), sample_ids=(), num_tokens=1, num_targets=1)
+    StepData(0, 0, (batch,), (), 0, 0).pin_memory()
+    expected: list[Tensor] = []
+    _map_tensors(built.plan, lambda tensor: expected.append(tensor) or tensor)
+    assert len(built.plan.blends) == 2
+    assert len(expected) == 6 + 1 + 6 + 2 * 6
+    assert len(pinned) == len(expected) + 4  # tiles, position ids, the two lists of targets
+
+
+def test_copies_do_not_wait(monkeypatch, random_batch):
+    asked = []
+    moved = Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda t, device, non_blocking=False: asked.append(non_blocking) or moved(t, "cpu"))
+    tiles, built = random_batch(0, blended=True)
+    Batch(tiles, *built, sample_ids=(), num_tokens=1, num_targets=1).to("cpu", non_blocking=True)
+    assert len(asked) == 29
+    assert all(asked)

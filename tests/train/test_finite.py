@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from toy import ToyData, draw, make_stage, make_trainer, run
 
 from llava_kit.errors import TrainingError
-from llava_kit.train.finite import FiniteWatch
+from llava_kit.train.finite import FiniteWatch, _Verdict
 
 
 class Poisoned(ToyData):
@@ -81,7 +81,7 @@ def test_off_the_cpu_the_verdict_is_read_one_step_late_but_before_anything_is_sa
     """The meta device cannot be read at all: reading it would raise, so a look that does not raise did not read."""
     watch = FiniteWatch(tmp_path, "toy")
     watch.look(1, torch.zeros((), device="meta"), torch.zeros((), device="meta"), [draw(0, 2)])
-    watch._pending = 1, torch.tensor([1.0, math.nan]), [draw(0, 2)]
+    watch._pending = 1, _Verdict(torch.tensor([1.0, math.nan])), [draw(0, 2)]
     with pytest.raises(TrainingError, match="step 1"):
         watch.settle()
     watch.settle()  # told once
