@@ -1,7 +1,8 @@
 """Times of operations on a GPU, ours and torch's in turn, with a cold L2; shared by the benchmarks of this folder.
 
 Run `python kernels/benchmarks/benchmark_<stem>.py [--json FILE]` on a machine with a GPU. `--tiny` is a rehearsal: small
-shapes, and without a GPU Triton's interpreter on the CPU, whose times mean nothing. Import this module before any that imports Triton.
+shapes, and without a GPU Triton's interpreter on the CPU, whose times mean nothing. Import this module before
+any that imports Triton.
 """
 
 from __future__ import annotations

@@ -99,12 +99,12 @@ def test_what_is_not_a_number_wins(home):
 def test_taps_and_readers_outside(home):
     rows = torch.randn(3, 41, device=home, requires_grad=True)
     taps = torch.tensor([[0, -1, 3, 1], [2**31 - 1, 0, -(2**31), 2]], device=home)
-    weights = torch.full((2, 4), 0.5, device=home)
+    weights = torch.full((3, 4), 0.5, device=home)[1:]  # what lies before a list must not be read
     readers = torch.tensor([0, 5, 8, -1, 3, 7, 99, 99], device=home, dtype=torch.int32)
     bounds = torch.tensor([-4, 4, 5, 6], device=home, dtype=torch.int32)
     blended = blend_rows(rows, taps, weights, readers, bounds, "sum")
     torch.testing.assert_close(blended, torch.stack([rows[0] + rows[1], rows[0] + rows[2]]) / 2)
-    gradient = torch.randn(2, 41, device=home)
+    gradient = torch.randn(3, 41, device=home)[1:]
     (found,) = torch.autograd.grad(blended, rows, gradient)
     torch.testing.assert_close(found, torch.stack([gradient[0] + gradient[1], gradient[0], gradient[1]]) / 2)
 

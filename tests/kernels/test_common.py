@@ -23,6 +23,12 @@ def test_devices():
         common.require_device(torch.empty(1, device="meta"))
 
 
+def test_without_the_interpreter_the_cpu_is_no_place_for_a_kernel(monkeypatch):
+    monkeypatch.setattr(common, "INTERPRETED", False)
+    with pytest.raises(KernelInputError, match=r"lie on cpu, expected a CUDA device"):
+        common.require_device(torch.empty(1))
+
+
 def test_dtypes():
     common.require_floats(a=torch.empty(1), b=None, c=torch.empty(1, dtype=torch.bfloat16))
     with pytest.raises(KernelInputError, match=r"`rows` is torch.float64; expected float32, bfloat16 or float16"):
@@ -39,6 +45,11 @@ def test_shapes_and_counts():
         common.require_count("source", 2**31)
     with pytest.raises(KernelInputError, match=r"widths do not agree: 4 in `rows`, 5 in `buffer`"):
         common.require_same("widths", rows=4, buffer=5)
+
+
+@pytest.mark.parametrize(("width", "block"), [(1, (64, 64)), (341, (8, 512)), (1024, (4, 1024)), (7168, (4, 1024))])
+def test_a_block_holds_4096_elements(width, block):
+    assert common.blocks_of(width) == block
 
 
 def test_rows_are_copied_only_where_their_elements_are_apart():

@@ -106,12 +106,13 @@ def test_half_precision_is_summed_in_float32(home):
 
 def test_filling_and_seats_outside_add_nothing(home):
     gradient = torch.randn(6, 41, device=home)
-    lists = [[0, 5, 9, -1, 2, 0, 0], [0, 2, 4, 5, 5, 99], [0, 1, 3, 3, 4], [7, 1, -1, 8]]
+    lists = [[0, 5, 9, -1, 2, 3, 4, 1, 1, 1], [-3, 2, 4, 5, 5, 10], [-2, 1, 3, 3, 9, 9], [7, 1, -1, 6, 8]]
     seats, groups, bounds, tokens = (torch.tensor(values, dtype=torch.int32, device=home) for values in lists)
-    found = embed_gradient(gradient, seats, groups, bounds, tokens, 8, torch.float32)
+    found = embed_gradient(gradient, seats[:7], groups, bounds, tokens, 8, torch.float32)  # a group and a token go too far
     expected = torch.zeros(8, 41, device=home)
     expected[7] = gradient[0] + gradient[5]
     expected[1] = gradient[2]
+    expected[6] = gradient[3] + gradient[4]
     assert torch.equal(found, expected)
 
 

@@ -43,6 +43,14 @@ def test_half_precision_is_summed_in_float32(home, dtype):
     assert ulps(found.cpu(), grad.double().sum(0)) <= 2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sums_of_groups_are_float32(home, dtype):
+    grad = torch.zeros(2 * UNBOUND_GROUP, 41, device=home, dtype=dtype)
+    grad[0], grad[1], grad[UNBOUND_GROUP] = 1024, 0.125, -1024
+    found = sum_rows(grad, torch.arange(2 * UNBOUND_GROUP, device=home), dtype)
+    assert found.unique().tolist() == [0.125]
+
+
 def test_a_seat_named_twice_counts_twice_and_one_outside_not_at_all(home):
     grad = torch.randn(5, 41, device=home)
     seats = torch.tensor([2, -1, 5, 2, 2**31 - 1], device=home)

@@ -98,8 +98,9 @@ def unblend_kernel(
     begin = tl.maximum(tl.load(bounds + row, mask=inside, other=0).to(tl.int64), 0)
     end = tl.minimum(tl.load(bounds + row + 1, mask=inside, other=0).to(tl.int64), num_readers)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for step in range(tl.max(end - begin, 0)):  # pyright: ignore[reportArgumentType]
-        entry = begin + step
+    entry = begin
+    # Not `range`: the interpreter of Triton 3.6 cannot count with scalars under a new NumPy.
+    while tl.max(end - entry, 0) > 0:  # pyright: ignore[reportOperatorIssue]
         reader = tl.load(readers + entry, mask=entry < end, other=-1)
         there = (entry < end) & (reader >= 0) & (reader < num_blended * 4)
         reader = tl.where(there, reader, 0).to(tl.int64)
@@ -111,6 +112,7 @@ def unblend_kernel(
             total += tl.where(winner == (reader % 4)[:, None], value, 0.0)
         else:
             total += tl.load(weights + reader, mask=there, other=0.0)[:, None] * value
+        entry += 1
     places = result + (row * width)[:, None] + columns[None, :]
     tl.store(places, total.to(result.dtype.element_ty), mask=inside[:, None] & (columns < width)[None, :])
 

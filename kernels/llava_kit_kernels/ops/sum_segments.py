@@ -61,7 +61,8 @@ def sum_kernel(
         begin = segment * group
         end = tl.minimum(begin + group, num_seats)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(begin, end, ROWS):
+    first = begin
+    while first < end:  # not `range`: the interpreter of Triton 3.6 cannot count with scalars under a new NumPy
         entries = first + tl.arange(0, ROWS)
         inside = entries < end
         seat = entries
@@ -71,6 +72,7 @@ def sum_kernel(
         start = tl.where(inside, seat, 0).to(tl.int64) * row_stride
         readable = inside[:, None] & (columns < width)[None, :]
         total += tl.load(rows + start[:, None] + columns[None, :], mask=readable, other=0.0).to(tl.float32)
+        first += ROWS
     target = segment
     if TARGETED:
         target = tl.load(targets + segment).to(tl.int64)
