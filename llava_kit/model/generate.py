@@ -38,6 +38,9 @@ from .replay import ReplayPool
 from .sampling import End, Sampling
 from .steps import EagerSteps, decode
 
+# The first token comes from the prompt; a first step is watched, a second one warms up, a third is recorded and replayed.
+_FEW = 4
+
 
 class Generator:
     """Gives the answers of a language model.
@@ -91,10 +94,10 @@ class Generator:
         rows, padding = _align_right(rows[:, : max(lengths)], lengths)
         new, unequal = sampling.max_new_tokens, min(lengths) < max(lengths)
         eager = partial(EagerSteps, self._model, lengths, padding, new)
-        # Two steps would be over before anything is replayed.
+        # A few steps would be over before anything is replayed.
         lent = (
             nullcontext(eager())
-            if self._pool is None or new <= 3
+            if self._pool is None or new <= _FEW
             else self._pool.lend(len(lengths), max(lengths) + new, padding if unequal else None, eager)
         )
         processors: Any = _processors(sampling, rows.device, len(end.ids))

@@ -5,7 +5,8 @@ N rows, S positions of the prompt, D width.
 Reading the weights of a 7B model takes an H200 some 3 ms; launching the operations of a step one by one takes its host longer.
 A graph is bound to addresses and shapes, so everything a step touches stays where it is: tokens, logits, a `ReplayableCache`.
 What a step sees is a prefix of the cache whose length is rounded up, with one graph for each such length: the first step of a
-length runs as it is (which also warms everything up), the second is recorded, the others are replayed.
+length runs as it is (which also warms everything up), the second is recorded, the others are replayed. Blocks that were
+compiled are recorded like any others.
 
 What it costs: buffers for prompt and answer at their full agreed length, 2 * layers * N * length * key heads * head width *
 bytes: at 7B in half precision 0.5 GiB for each 1,024 positions of a row. They are kept, up to a quarter of the device's memory,
@@ -16,8 +17,10 @@ which all graphs share, and for each recorded length the graph itself and the ti
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol
 
@@ -41,10 +44,10 @@ _MOST_IDLE, _IDLE_SHARE = 4, 0.25
 
 # Operations that ask the device for a value, or for the size of their result; and copies, which do where devices differ. Some
 # consist of others, and are seen whole or in parts depending on whether gradients could be asked for.
-_READS = frozenset(
-    "item _local_scalar_dense is_nonzero nonzero nonzero_numpy argwhere masked_select equal "
-    "_unique2 unique_dim unique_consecutive".split()
-)
+_WAITING = """
+item _local_scalar_dense is_nonzero equal nonzero nonzero_numpy argwhere masked_select _unique2 unique_dim unique_consecutive
+"""
+_READS = frozenset(_WAITING.split())
 _COPIES = frozenset(["to", "_to_copy", "copy_"])
 
 
@@ -122,6 +125,7 @@ class StepReplay:
         self.logits = self.tokens.new_empty(0)  # [N, vocab], made after the first prompt
         self.recorded: dict[int, Callable[[], None]] = {}
         self.refused: str | None = None
+        self._watched = False
         self._warm: set[int] = set()
         self._filled = 0
         self._instead: Steps | None = None
@@ -175,9 +179,12 @@ class StepReplay:
         """What does a step that sees `visible` places and was not recorded yet."""
         if self.refused is not None:
             return self._step
+        if not self._watched:
+            self._watched = True
+            return self._watch
         if visible not in self._warm:
             self._warm.add(visible)
-            return self._warm_up
+            return partial(self.recorder.run, self._step)
         try:
             self.recorded[visible] = self.recorder.record(self._step)
         except Exception as error:
@@ -186,9 +193,11 @@ class StepReplay:
             self.refused = (str(first).strip().splitlines() or [type(first).__name__])[0]
         return self.recorded.get(visible, self._step)
 
-    def _warm_up(self) -> None:
-        with HostReads() as reads:
-            self.recorder.run(self._step)
+    def _watch(self) -> None:
+        # Compiled blocks cannot be watched. Where nothing is compiled, asking for it would take seconds to load.
+        uncompiled = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        with uncompiled, HostReads() as reads:
+            self._step()
         if reads.found is not None:
             self.refused = f"a step makes the host wait for the device ({reads.found})"
 

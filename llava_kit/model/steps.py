@@ -94,7 +94,7 @@ class _Letter:
         self.tokens = tokens
         if tokens.is_cuda:
             self.paper.copy_(tokens, non_blocking=True)
-            self.arrived.record()
+            self.arrived.record(torch.cuda.current_stream(tokens.device))
 
     def open(self) -> list[int]:
         if not self.tokens.is_cuda:

@@ -226,7 +226,7 @@ def test_a_prompt_sees_its_own_keys_by_causal_order_alone(tmp_path, monkeypatch)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     model = make(tmp_path, "llama")
-    generator_with(model, Written()).generate(*prompts(model, [37]), Sampling(max_new_tokens=4), NEVER)
+    generator_with(model, Written()).generate(*prompts(model, [37]), Sampling(max_new_tokens=5), NEVER)
     assert seen[:2] == [(37, None, True)] * 2
     assert set(seen[2:]) == {(BORDER, (1, 1, 1, BORDER), False)}
 
@@ -291,3 +291,36 @@ def test_rotary_embedding_that_looks_at_positions_is_not_recorded(tmp_path, capl
     assert recorder.recorded == []
     (message,) = [record.message for record in caplog.records]
     assert message.startswith("decoding goes on without CUDA graphs: a step makes the host wait for the device")
+
+
+def test_compiled_blocks_are_recorded(tmp_path):
+    """They are compiled in whole before anything is recorded, and not again and again for other requests."""
+    at_record = []
+
+    class AsItIs(Written):  # compiled code cannot be written down operation by operation
+        def record(self, step):
+            at_record.append(len(compiled))
+            return step
+
+    model, recorder = make(tmp_path, "mistral4"), AsItIs()
+    asked, sampling = prompts(model, [20, 11]), Sampling(max_new_tokens=8)
+    expected = Generator(model, replay="off").generate(*asked, sampling, NEVER)
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    for block in model.blocks():
+        block.compile(backend=backend, fullgraph=True)
+    replaying = generator_with(model, recorder)
+    assert replaying.generate(*asked, sampling, NEVER) == expected
+    assert len(at_record) == 1
+    assert at_record == [len(compiled)] != [0]  # recording compiled nothing
+    assert (
+        replaying.generate(*asked, sampling, NEVER) == expected
+    )  # the prompt is compiled once more, now that there are buffers
+    count = len(compiled)
+    assert replaying.generate(*asked, sampling, NEVER) == expected
+    assert (len(at_record), len(compiled)) == (1, count)
