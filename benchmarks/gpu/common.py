@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import json
 import statistics
 import sys
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +290,8 @@ def keep_trace(row: Row, name: str, function: Callable[[], Any], calls: int = 3)
 
     cuda = row.device.type == "cuda"
     activities = [ProfilerActivity.CUDA, ProfilerActivity.CPU] if cuda else [ProfilerActivity.CPU]
-    function()
+    if cuda:
+        function()
     with profile(activities=activities) as taken:
         for _ in range(calls):
             function()
@@ -330,6 +333,7 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
 def machine() -> dict[str, Any]:
     """`environment()` and what more a reader must know of the GPU."""
     found = environment()
+    found["versions"]["liger-kernel"] = version("liger-kernel") if importlib.util.find_spec("liger_kernel") else None
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found["gpu"] = {

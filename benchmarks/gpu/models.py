@@ -153,32 +153,44 @@ def adopt(module: nn.Module, parameters: dict[str, nn.Parameter], *, partly: boo
         setattr(module.get_submodule(".".join(path)), last, parameters[name])
 
 
-def liger_llama(peer: Any, *, layers: bool = True) -> Callable[[], AbstractContextManager[None]]:
-    """Gives `peer` Liger's norms and feed-forwards (`layers`), and back a context manager that lends it the rotary embedding.
+class LigerGlobals:
+    """What Liger puts into transformers' module of Llama (a function, two classes), in force only while one way runs.
 
-    Liger replaces the classes and the function of transformers' module: they are put back, or ours and the plain peer would
-    run on them as well.
+    Liger leaves its own there for all models of the process: ours and the plain peer would run on them as well.
     """
-    from liger_kernel.transformers import apply_liger_kernel_to_llama
-    from transformers.models.llama import modeling_llama
 
-    names = ("apply_rotary_pos_emb", "LlamaRMSNorm", "LlamaMLP")
-    before = {name: getattr(modeling_llama, name) for name in names}
-    try:
-        apply_liger_kernel_to_llama(
-            fused_linear_cross_entropy=False, rms_norm=layers, swiglu=layers, model=peer.model.language_model
-        )
-        rotary = modeling_llama.apply_rotary_pos_emb
-    finally:
-        for name, value in before.items():
-            setattr(modeling_llama, name, value)
+    def __init__(self):
+        from transformers.models.llama import modeling_llama
+
+        self._module: Any = modeling_llama
+        self._plain = self._now()
+        self._changed = self._plain
+
+    def _now(self) -> dict[str, Any]:
+        return {name: getattr(self._module, name) for name in ("apply_rotary_pos_emb", "LlamaRMSNorm", "LlamaMLP")}
 
     @contextmanager
-    def running() -> Iterator[None]:
-        modeling_llama.apply_rotary_pos_emb = rotary
+    def lent(self) -> Iterator[None]:
+        """As Liger left them; what it changes inside is kept for the next time."""
+        self._put(self._changed)
         try:
             yield
         finally:
-            modeling_llama.apply_rotary_pos_emb = before["apply_rotary_pos_emb"]
+            self._changed = self._now()
+            self._put(self._plain)
 
-    return running
+    def _put(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self._module, name, value)
+
+
+def liger_llama(peer: Any, *, layers: bool = True) -> Callable[[], AbstractContextManager[None]]:
+    """Gives `peer` Liger's norms and feed-forwards (`layers`), and back what lends it the rotary embedding."""
+    from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+    shared = LigerGlobals()
+    with shared.lent():
+        apply_liger_kernel_to_llama(
+            fused_linear_cross_entropy=False, rms_norm=layers, swiglu=layers, model=peer.model.language_model
+        )
+    return shared.lent
