@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llava_kit import LlavaKitError
@@ -13,11 +12,6 @@ if TYPE_CHECKING:
     from .ops.tune import Shape
 
 DTYPES = ("bfloat16", "float16")
-
-
-def build_command() -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
-    """For the hook `register_commands`: `register("kernels", build=build_command)`."""
-    return add_arguments, run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     if missing is not None:
         raise LlavaKitError(f"the kernels cannot run here: {missing}")
     if arguments.action == "show":
-        from .ops.choices import describe
+        from .contest import PARTS, described
 
-        for line in describe():
-            _say(line)
+        for part in PARTS:
+            for line in described(part):
+                _say(f"{part} triton: {line}")
         return 0
     return _tune(arguments.dtype, arguments.shape)
 
@@ -52,11 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _tune(dtype: str, shapes: list[str] | None) -> int:
     import torch
 
+    from .contest import contest
     from .ops.tune import tune
 
     if not torch.cuda.is_available():
         raise LlavaKitError("tuning measures a GPU, and torch finds none")
     tune([_parse(text) for text in shapes] if shapes else None, dtype=getattr(torch, dtype), report=_say)
+    if shapes is None:
+        contest(dtype=getattr(torch, dtype), report=_say)
     return 0
 
 

@@ -17,7 +17,7 @@ from .ops.activations import ACTIVATIONS
 from .ops.blend_rows import blend_rows
 from .ops.common import KernelInputError
 from .ops.gather_rows import gather_rows
-from .ops.project_rows import project_rows
+from .ops.project_rows import Projector, project_rows
 from .ops.seat_rows import Fixed, seat_rows
 
 
@@ -56,17 +56,11 @@ def _projected(
     _check_count(plan, features)
     dtype = _compute_dtype(features, mlp.weight_1.dtype)
     x = gather_rows(features, plan.visual_rows, plan.inverse.visual_places, dtype)
-    weights = [None if tensor is None else tensor.to(dtype) for tensor in mlp[:4]]
-    return project_rows(
-        x,
-        *weights,
-        mlp.activation,
-        plan.visual_positions,
-        embedding,
-        newline,
-        fixed,
-        plan.source.shape[0],  # type: ignore[arg-type]
-    )
+    weight_1, bias_1, weight_2, bias_2 = (None if tensor is None else tensor.to(dtype) for tensor in mlp[:4])
+    assert weight_1 is not None
+    assert weight_2 is not None
+    projector = Projector(weight_1, bias_1, weight_2, bias_2, mlp.activation)
+    return project_rows(x, projector, plan.visual_positions, embedding, newline, fixed, plan.source.shape[0])
 
 
 def _seated(

@@ -9,8 +9,8 @@ import warnings
 import pytest
 import torch
 
-from llava_kit_kernels.ops import choices
-from llava_kit_kernels.ops.choices import BUCKETS, CUBLAS, Choice, Key, bucket, choose, describe, save, table_path
+from llava_kit_kernels.ops import choices, measurements
+from llava_kit_kernels.ops.choices import BUCKETS, CUBLAS, Choice, Key, bucket, choose, describe, save
 from llava_kit_kernels.ops.gemm import CANDIDATES
 
 HERE = torch.device("cpu")  # choices ask a device for its name alone
@@ -23,7 +23,7 @@ def cache(tmp_path, monkeypatch):
     for name in ("XDG_CACHE_HOME", "LLAVA_KIT_AUTOTUNE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LLAVA_KIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(choices, "SHIPPED", tmp_path / "tables")
+    monkeypatch.setattr(measurements, "SHIPPED", tmp_path / "tables")
     choices.forget()
     yield tmp_path
     choices.forget()
@@ -40,7 +40,7 @@ def saved(table=None) -> dict:
 
 
 def own_table():
-    path = table_path(HERE)
+    path = measurements.own_path(HERE, choices.KIND)
     assert path is not None
     return path
 
@@ -97,7 +97,7 @@ def test_a_shipped_table_is_asked_and_the_users_own_comes_first(cache, monkeypat
     shipped = saved({KEY: TILE, KEY._replace(rows=1152): TILE})
     own_table().unlink()
     (cache / "tables").mkdir()
-    (cache / "tables" / "some.json").write_text(json.dumps(shipped))
+    (cache / "tables" / "products-some.json").write_text(json.dumps(shipped))
     choices.forget()
     assert ask() == ask(rows=1152) == TILE
     saved({KEY: CUBLAS})
@@ -164,7 +164,7 @@ def test_written_whole_or_not_at_all(monkeypatch):
 
 def test_where_it_lies(tmp_path, monkeypatch):
     versions = [".".join(__import__(name).__version__.split(".")[:2]) for name in ("torch", "triton")]
-    name = f"cpu-torch{versions[0]}-triton{versions[1]}.json"
+    name = f"products-cpu-torch{versions[0]}-triton{versions[1]}.json"
     assert own_table() == tmp_path / "cache" / "kernels" / name
     monkeypatch.delenv("LLAVA_KIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
@@ -175,14 +175,14 @@ def test_where_it_lies(tmp_path, monkeypatch):
 
 
 def test_the_name_of_a_device_makes_a_file_name(monkeypatch):
-    monkeypatch.setattr(choices, "_device_name", lambda device: "NVIDIA H100 80GB HBM3/MIG 1g")
-    assert own_table().name.startswith("NVIDIA-H100-80GB-HBM3-MIG-1g-torch")
+    monkeypatch.setattr(measurements, "device_name", lambda device: "NVIDIA H100 80GB HBM3/MIG 1g")
+    assert own_table().name.startswith("products-NVIDIA-H100-80GB-HBM3-MIG-1g-torch")
 
 
 def test_shipped_tables_name_what_was_measured(monkeypatch):
     """Every table in the package can be read, and there is no warning."""
     monkeypatch.undo()
-    for path in choices.SHIPPED.glob("*.json"):
+    for path in measurements.SHIPPED.glob("products-*.json"):
         content = json.loads(path.read_text())
         assert {"device", "torch", "triton", "entries"} <= set(content)
         assert dict(map(choices._entry, content["entries"]))

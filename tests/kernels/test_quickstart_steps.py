@@ -17,7 +17,7 @@ QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 ON_GPU = torch.cuda.is_available()
 # The interpreter needs seconds for a step of the recipe's size.
 FEW = [
-    *(f"{stage}.{change}" for stage in ("align", "instruct") for change in ("steps=3", "global_batch_size=4", "validate=null")),
+    *(f"{stage}.{change}" for stage in ("align", "instruct") for change in ("steps=3", "global_batch_size=2", "validate=null")),
     "instruct.log_every=1",
 ]
 WHOLE: list[str] = []

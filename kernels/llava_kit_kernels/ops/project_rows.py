@@ -8,6 +8,8 @@ kernels, `choices` decides by shape and device.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,23 +18,23 @@ from .gather_rows import gather_rows
 from .linear_dgelu import linear_dgelu
 from .linear_gelu import linear_gelu
 from .linear_scatter import linear_scatter
-from .seat_rows import Fixed, check_fixed, dtype_of, fill, fixed_gradients
+from .seat_rows import Fixed, check_fixed, dtype_of, fill, fixed_gradients, wanted
+
+
+class Projector(NamedTuple):
+    """Linear, activation, linear: weight_1 [H, E], bias_1 [H], weight_2 [D, H], bias_2 [D]; biases may be None."""
+
+    weight_1: Tensor
+    bias_1: Tensor | None
+    weight_2: Tensor
+    bias_2: Tensor | None
+    activation: str
 
 
 def project_rows(
-    x: Tensor,
-    weight_1: Tensor,
-    bias_1: Tensor | None,
-    weight_2: Tensor,
-    bias_2: Tensor | None,
-    activation: str,
-    seats: Tensor,
-    table: Tensor,
-    newline: Tensor | None,
-    fixed: Fixed,
-    num_seats: int,
+    x: Tensor, projector: Projector, seats: Tensor, table: Tensor, newline: Tensor | None, fixed: Fixed, num_seats: int
 ) -> Tensor:
-    """x [K, E], weight_1 [H, E], weight_2 [D, H], seats [K], table [vocab, D], newline [D] -> [T, D] in the table's dtype.
+    """x [K, E], seats [K], table [vocab, D], newline [D] -> [T, D] in the table's dtype.
 
     Differentiable in all of them. x, weights and biases have one dtype, in which products are taken and hidden rows are kept.
 
@@ -40,16 +42,16 @@ def project_rows(
         KernelInputError: shapes, dtypes, devices or counts that do not fit.
     """
     check_fixed(table, newline, fixed, num_seats)
+    weight_1, _, weight_2, _, activation = projector
     for name, tensor in (("x", x), ("weight_1", weight_1), ("weight_2", weight_2)):
         require_rank(name, tensor, 2)
     require_same("rows", x=x.shape[0], seats=seats.shape[0])
     require_same("the encoder's widths", x=x.shape[1], weight_1=weight_1.shape[1])
     require_same("hidden widths", weight_1=weight_1.shape[0], weight_2=weight_2.shape[1])
     require_same("widths", weight_2=weight_2.shape[0], table=table.shape[1])
-    weights = (weight_1, bias_1, weight_2, bias_2)
     # The hidden rows are kept for the backward pass alone.
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights))
-    return _project_rows(x, *weights, activation, seats, table, newline, *fixed, num_seats, keep)[0]
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *projector[:4]))
+    return _project_rows(x, *projector[:4], activation, seats, table, newline, *fixed, num_seats, keep)[0]
 
 
 @torch.library.custom_op("llava_kit::project_rows", mutates_args=())
@@ -116,8 +118,7 @@ def _backward(ctx, grad, *unused):
             of_weight_1 = of_before.T @ x if needs[1] else None
             of_bias_1 = _column_sums(of_before) if needs[2] else None
             of_x = of_before @ weight_1 if needs[0] else None
-    wanted = [dtype if needed else None for dtype, needed in zip(ctx.dtypes, needs[7:9])]
-    of_table, of_newline = fixed_gradients(grad, *wanted, Fixed(*lists), ctx.num_tokens)
+    of_table, of_newline = fixed_gradients(grad, Fixed(*lists), ctx.num_tokens, *wanted(ctx.dtypes, needs[7:9]))
     gradients = (of_x, of_weight_1, of_bias_1, of_weight_2, of_bias_2, None, None, of_table, of_newline)
     return *gradients, *[None] * 10
 

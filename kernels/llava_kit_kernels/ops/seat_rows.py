@@ -6,6 +6,7 @@ nobody: what is meant for them is not written and gives a gradient of zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -88,11 +89,17 @@ def fill(buffer: Tensor, table: Tensor, newline: Tensor | None, fixed: Fixed) ->
 
 
 def fixed_gradients(
-    grad: Tensor, of_table: torch.dtype | None, of_newline: torch.dtype | None, fixed: Fixed, num_tokens: int
+    grad: Tensor, fixed: Fixed, num_tokens: int, of_table: torch.dtype | None, of_newline: torch.dtype | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """grad [T, D] -> the gradients of table [vocab, D] and newline row [D], in these dtypes; None for what does not train."""
     table = None if of_table is None else _embed_gradient(grad, *fixed[2:6], num_tokens, of_table)
     newline = None if of_newline is None else _sum_rows(grad, fixed.newline_seats, of_newline)
+    return table, newline
+
+
+def wanted(dtypes: Sequence[torch.dtype | None], needs: Sequence[bool]) -> tuple[torch.dtype | None, torch.dtype | None]:
+    """The dtypes of table and newline, where their gradients are needed."""
+    table, newline = (dtype if needed else None for dtype, needed in zip(dtypes, needs, strict=True))
     return table, newline
 
 
@@ -147,8 +154,7 @@ def _backward(ctx, grad):
     grad = grad.contiguous()
     of_visual = gather_rows(grad, visual_seats, dtype=ctx.dtypes[0]) if needs[0] else None
     of_blended = gather_rows(grad, blended_seats, dtype=ctx.dtypes[1]) if needs[2] else None
-    wanted = [dtype if needed else None for dtype, needed in zip(ctx.dtypes[2:], needs[4:6])]
-    of_table, of_newline = fixed_gradients(grad, *wanted, Fixed(*lists), ctx.num_tokens)
+    of_table, of_newline = fixed_gradients(grad, Fixed(*lists), ctx.num_tokens, *wanted(ctx.dtypes[2:], needs[4:6]))
     return of_visual, None, of_blended, None, of_table, of_newline, *[None] * 9
 
 
