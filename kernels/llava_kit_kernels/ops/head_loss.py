@@ -225,8 +225,9 @@ def _by_rows(rows: Tensor, ids: Tensor, head: _Head, at_once: int, losses: Tenso
         launch(
             softmax_kernel,
             (logits.shape[0],),
-            *(logits, ids[part], losses[part], norms[:, part], norms.stride(0), num_words, logits.stride(0)),
+            *(logits, ids[part], losses[part], norms[:, part], norms.stride(0), logits.stride(0)),
             head.softcap or 1.0,
+            num_words=num_words,
             CAPPED=head.softcap > 0,
             WRITE=any(grad is not None for grad in grads),
             BLOCK=_block(num_words),
@@ -293,9 +294,9 @@ def softmax_kernel(
     losses,
     norms,
     norm_stride,
-    num_words,
     stride,
     softcap,
+    num_words: tl.constexpr,  # one of a model; the interpreter of Triton 3.6 cannot count to others under a new NumPy
     CAPPED: tl.constexpr,
     WRITE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -374,6 +375,7 @@ def ahead_of_time() -> list[AheadCase]:
         title = f"{name}, {num_words} words{', capped' if capped else ''}"
         for write in (True,) if dtype != torch.bfloat16 or capped else (False, True):
             what = f"head_loss {'with' if write else 'without'} gradient: {title}"
-            cases.append(AheadCase(what, softmax_kernel, signature, {**constants, "WRITE": write}, _WARPS, 3))
+            fixed = {**constants, "WRITE": write, "num_words": num_words}
+            cases.append(AheadCase(what, softmax_kernel, signature, fixed, _WARPS, 3))
         cases.append(AheadCase(f"head_loss slice: {title}", slice_kernel, signature, constants, _WARPS, 3))
     return cases
