@@ -50,7 +50,7 @@ def make_peer(row: Row, sizes: Sizes, ours: LanguageModel) -> LlamaForCausalLM:
     return peer.eval()
 
 
-def their_generate(peer: LlamaForCausalLM, **options: Any) -> Generate:
+def their_generate(peer: Any, **options: Any) -> Generate:
     def generate(rows: Tensor, count: int) -> list[list[int]]:
         mask = torch.ones(rows.shape[:2], dtype=torch.int64, device=rows.device)
         found: Any = peer.generate(

@@ -59,14 +59,15 @@ class Request:
         size = sizes.vision["image_size"]
         pictures = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
         rows = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-        self.processor = LlavaProcessor(pictures, self.tokenizer, **rows)
+        self.processor: Any = LlavaProcessor(pictures, self.tokenizer, **rows)
         # The tokenizer's own image token is what the processor writes.
         self.peer.config.image_token_index = self.peer.config.image_token_id = self.image_token
         self.peer.model.config.image_token_id = self.image_token
 
     @property
     def image_token(self) -> int:
-        return self.tokenizer.convert_tokens_to_ids("<image>")
+        tokenizer: Any = self.tokenizer
+        return tokenizer.convert_tokens_to_ids("<image>")
 
     def sample(self) -> Sample:
         message = Message("user", (ImageSlot(0), "\n" + self.question))
@@ -83,7 +84,7 @@ class Request:
 
     @torch.inference_mode()
     def theirs(self) -> int:
-        found = self.peer.generate(**self.inputs(), max_new_tokens=1, do_sample=False, eos_token_id=None, pad_token_id=0)
+        found: Any = self.peer.generate(**self.inputs(), max_new_tokens=1, do_sample=False, eos_token_id=None, pad_token_id=0)
         return int(found[0, -1])
 
 

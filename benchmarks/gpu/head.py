@@ -202,7 +202,10 @@ def check(row: Row, name: str, ways: dict[str, Callable[[Case], Tensor]], case: 
         good = all(gradient is not None for gradient in taken) and worst <= 2e-2 and abs(found - loss) <= 1e-3 * abs(loss)
         row.report.claim(f"{name}, {way}: loss to 1e-3 and gradients to 2e-2 of float32 (found {worst:.1e})", good)
         step(ways[way], case)
-        same = all(torch.equal(a, leaf.grad) for a, leaf in zip(taken, case.leaves, strict=True) if a is not None)
+        same = all(
+            a is not None and leaf.grad is not None and torch.equal(a, leaf.grad)
+            for a, leaf in zip(taken, case.leaves, strict=True)
+        )
         row.report.claim(f"{name}, {way}: two runs have the same bits", same)
 
 

@@ -35,7 +35,7 @@ class Sizes:
     num_hidden_layers: int
     num_attention_heads: int
     vocab_size: int
-    vision: dict[str, int]
+    vision: dict[str, Any]
     max_position_embeddings: int = 32_768
 
     @property

@@ -108,11 +108,10 @@ class Session:
         _say(f"GPU tests, at most {min(TESTS_SECONDS, self.left):.0f} s")
         code, said = self.call([*command, *map(str, files)], min(TESTS_SECONDS, self.left))
         outcomes = re.findall(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b", said)
-        self.result["tests"] = {word.lower(): outcomes.count(word) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
-        self.result["tests"] |= {"code": code, "finished": code is not None}
-        if code != 0:
-            self.result["tests"]["said"] = said[-20_000:]
-        print(f"GPU tests: {self.result['tests'] | {'said': None}}", flush=True)
+        found: dict[str, Any] = {word.lower(): outcomes.count(word) for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
+        found |= {"code": code, "finished": code is not None}
+        print(f"GPU tests: {found}", flush=True)
+        self.result["tests"] = found if code == 0 else {**found, "said": said[-20_000:]}
 
     def tune(self) -> None:
         """Tables of choices for this device, of which rows G1 and G2 then make use."""
@@ -133,7 +132,9 @@ class Session:
             command = [sys.executable, "-m", f"benchmarks.gpu.{entry.module}", *entry.arguments, "--json", str(path)]
             command += ["--tiny"] if self.tiny else ["--seconds", str(seconds - STARTING)]
             code, said = self.call(command, seconds)
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"row": entry.name}
+            found: dict[str, Any] = {"row": entry.name}
+            if path.exists():
+                found = json.loads(path.read_text(encoding="utf-8"))
         found["code"] = code
         if code is None:
             found.setdefault("notes", []).append(f"cut off after {seconds:.0f} s; what is here was known by then")

@@ -64,7 +64,7 @@ class Scale:
 
 FULL = Scale(SLICE, positions=16_384, batch=16, samples=260, steps=12, warm_up=4)
 _SMALL_SIZES = replace(TINY, hidden_size=16, num_hidden_layers=1, vocab_size=64, vision={**TINY.vision, "image_size": 28})
-SMALL = Scale(_SMALL_SIZES, positions=72, batch=2, samples=6, steps=2, warm_up=1, shorter=32)
+SMALL = Scale(_SMALL_SIZES, positions=72, batch=2, samples=6, steps=1, warm_up=0, shorter=32)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Bench:
     def __init__(self, row: Row, scale: Scale, dtype: torch.dtype):
         self.row, self.scale = row, scale
         sizes = scale.sizes
-        self.model = make_model(row, sizes, dtype=dtype)
+        self.model: Any = make_model(row, sizes, dtype=dtype)
         self.peer = make_peer(row, sizes, self.model)
         training = {name: ComponentTraining(lr=2e-5) for name in ("connector", "language_model")}
         set_trainable(self.model, training)
