@@ -12,6 +12,7 @@ from llava_kit.testing import battery
 CASES = {case.name: case for case in battery()}
 PLAN = CASES["packed"].plan
 BLENDED = CASES["blended"].plan
+FILLED = CASES["filled_packed"].plan
 
 
 def test_every_plan_of_the_battery_keeps_them():
@@ -63,6 +64,24 @@ FAULTS = {
         "taps from",
     ),
     "reader of no tap": (replace(BLENDED, blends=(*BLENDED.blends[:-1], replace(BLEND, readers=BLEND.readers + 5))), "readers"),
+    "falling offsets": (
+        replace(PLAN, sequences=replace(PLAN.sequences, offsets=changed(PLAN.sequences.offsets, 1, 9999))),
+        "bounds of sequences that do not rise",
+    ),
+    "a sequence longer than the longest": (
+        replace(PLAN, sequences=replace(PLAN.sequences, longest=PLAN.sequences.longest - 1)),
+        r"found a sequence of \d+, expected at most `longest`",
+    ),
+    "two spare seats": (replace(FILLED, spare=2), "found spare 2, expected 0, or 1"),
+    "filled up, but no seat to spare": (replace(FILLED, spare=0), "seats from 0 to"),
+    "filling on a seat": (
+        replace(FILLED, newline_positions=changed(FILLED.newline_positions, -1, 0)),
+        "seat 0 filled 2 times",
+    ),
+    "row named twice in a list that is filled up": (
+        replace(FILLED, visual_rows=changed(FILLED.visual_rows, 0, int(FILLED.visual_rows[1]))),
+        "rows named twice",
+    ),
     "weights too few": (
         replace(BLENDED, blends=(*BLENDED.blends[:-1], replace(BLEND, weights=BLEND.weights[1:]))),
         "as many of",

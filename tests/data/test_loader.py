@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from llava_kit.core.splice import Inverse, Sequences, SplicePlan
+from llava_kit.core.splice import PAD, Inverse, Sequences, SplicePlan
 from llava_kit.data.collate import Batch
 from llava_kit.data.loader import TrainLoader, iterate_examples
-from llava_kit.errors import DataError
+from llava_kit.errors import DataError, LlavaKitError
 
 from .conftest import DrawnSource
 
@@ -140,3 +140,33 @@ def test_a_fault_in_the_source_names_the_sample(make_maker):
     with pytest.raises(KeyError) as caught:
         list(TrainLoader(make_maker(), Faulty(3), global_batch_size=3, steps=1, shuffled=False))
     assert caught.value.__notes__ == ["while sample number 0 was read"]
+
+
+def test_fixed_shapes(make_maker):
+    """Every batch has all rows of the maker's length, the last batch of a step too; targets are counted without filling."""
+    settings = {"global_batch_size": 9, "micro_batch_size": 2, "pack_rows": True, "epochs": 1}
+    maker, source = make_maker(max_length=160), DrawnSource(40)
+    plain = list(TrainLoader(maker, source, **settings))
+    filled = list(TrainLoader(maker, source, fixed_shapes=True, **settings))
+    batches = [batch for step in filled for batch in step.batches]
+    assert {batch.plan.shape for batch in batches} == {(2, 160)}
+    assert any((batch.plan.source.view(2, 160) == PAD).all(1).any() for batch in batches)
+    assert {len(batch.tiles) for batch in batches} <= {4, 8, 12, 16, 20, 24}
+    of_tiles = {}
+    for batch in batches:
+        lists = [batch.plan.text_ids, batch.plan.visual_rows, batch.plan.newline_positions, batch.plan.sequences.offsets]
+        of_tiles.setdefault(len(batch.tiles), set()).add(tuple(len(each) for each in lists))
+    assert all(len(lengths) == 1 for lengths in of_tiles.values())
+    assert all(len(batch.target_ids) % 64 == 0 for batch in batches)
+    for step, twin in zip(plain, filled, strict=True):
+        assert [batch.num_targets for batch in step.batches] == [batch.num_targets for batch in twin.batches]
+        assert [batch.sample_ids for batch in step.batches] == [batch.sample_ids for batch in twin.batches]
+        for batch, other in zip(step.batches, twin.batches):
+            assert batch.num_targets == len(batch.target_ids)
+            assert torch.equal(other.target_ids[: batch.num_targets], batch.target_ids)
+
+
+@pytest.mark.parametrize("settings", [{"micro_batch_size": 2}, {"pack_rows": True}])
+def test_fixed_shapes_need_packed_rows_and_their_number(make_maker, settings):
+    with pytest.raises(LlavaKitError, match="expected packed rows, and how many of them"):
+        TrainLoader(make_maker(), DrawnSource(4), global_batch_size=4, steps=1, fixed_shapes=True, **settings)

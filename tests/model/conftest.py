@@ -80,14 +80,16 @@ def real_model() -> Callable[..., VisionLanguageModel]:
 
 @pytest.fixture
 def random_batch() -> Callable[..., tuple[torch.Tensor, Built]]:
-    """`random_batch(seed, blended=True)`: tiles and what `build_plan` makes of 2 rows of 96 positions, two samples in each but
-    the last row's; pictures in detail, clips among them when `blended`, none with `pictures=False`."""
+    """`random_batch(seed, blended=True)`: tiles and what `build_plan` makes of 2 rows of `length` positions, two samples in the
+    first and one in the last; pictures in detail, clips among them when `blended`, none with `pictures=False`."""
 
-    def make(seed: int, *, blended: bool = False, pictures: bool = True, num_tiles: int = 20, packed: bool = True):
+    def make(
+        seed: int, *, blended: bool = False, pictures: bool = True, num_tiles: int = 20, packed: bool = True, length: int = 96
+    ):
         random = np.random.default_rng(seed)
         seatings = [_seating(random, str(number), blended and number == 0, pictures) for number in range(3)]
         rows = [seatings[:2], seatings[2:]] if packed else [[seating] for seating in seatings]
-        built = build_plan(rows, side=SIDE, vocab=64, num_tiles=num_tiles, length=96)
+        built = build_plan(rows, side=SIDE, vocab=64, num_tiles=num_tiles, length=length)
         tiles = torch.from_numpy(random.integers(0, 256, (num_tiles, 3, 28, 28), dtype=np.uint8))
         return tiles, built
 
