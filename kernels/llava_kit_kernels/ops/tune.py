@@ -87,17 +87,14 @@ def tune(
     table: Table = {}
     try:
         for shape in llava_shapes() if shapes is None else shapes:
-            choice = _winner(shape, device, dtype, report, timer or time_on_gpu, tuple(tiles))
+            with torch.cuda.device(device if device.type == "cuda" else -1):
+                choice = _winner(shape, device, dtype, report, timer or time_on_gpu, tuple(tiles))
             if choice is not None:
                 table[Key(shape.op, dtype, shape.n, shape.k, bucket(shape.m))] = choice
     finally:
         if table:
             path = choices.save(device, table)
-            report(
-                f"{len(table)} entries written to {path}"
-                if path
-                else f"{len(table)} entries are lost: no file could be written"
-            )
+            report(f"written to {path}: {len(table)} of this run" if path else "nothing is kept: no file could be written")
     return table
 
 
