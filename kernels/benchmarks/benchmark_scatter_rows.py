@@ -1,4 +1,4 @@
-"""scatter_rows and fill_rows against index_copy: projected rows, newlines and padding to their seats.
+"""scatter_rows against index_copy: projected rows to their seats.
 
 K rows of D to seats among T, bfloat16.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from timing import Case, run
 
-from llava_kit_kernels.ops.scatter_rows import fill_rows, scatter_rows
+from llava_kit_kernels.ops.scatter_rows import scatter_rows
 
 # Name, samples, visual rows of each, newlines of each, width; text is 300 a sample.
 CASES = [
@@ -26,12 +26,10 @@ TEXT = 300
 
 def make_cases(device: str, tiny: bool) -> Iterator[Case]:
     for name, samples, visual, newlines, width in [("tiny", 1, 9, 3, 64)] if tiny else CASES:
-        num_rows, num_newlines = samples * visual, samples * newlines
-        num_seats = num_rows + num_newlines + samples * (2 if tiny else TEXT)
-        order = torch.randperm(num_seats, device=device)
-        seats, newline_seats = order[:num_rows].sort().values, order[num_rows : num_rows + num_newlines].sort().values
+        num_rows = samples * visual
+        num_seats = num_rows + samples * newlines + samples * (2 if tiny else TEXT)
+        seats = torch.randperm(num_seats, device=device)[:num_rows].sort().values
         rows = torch.randn(num_rows, width, device=device).bfloat16()
-        newline = torch.randn(width, device=device).bfloat16()
         buffers = [torch.zeros(num_seats, width, device=device, dtype=torch.bfloat16) for _ in range(2)]
 
         def scatter(rows=rows, seats=seats, buffer=buffers[0]):
@@ -41,16 +39,7 @@ def make_cases(device: str, tiny: bool) -> Iterator[Case]:
         def peer_scatter(rows=rows, seats=seats, buffer=buffers[1]):
             return buffer.index_copy_(0, seats, rows)
 
-        def fill(newline=newline, seats=newline_seats, buffer=buffers[0]):
-            fill_rows(newline, seats, buffer)
-            return buffer
-
-        def peer_fill(newline=newline, seats=newline_seats, buffer=buffers[1]):
-            return buffer.index_copy_(0, seats, newline.expand(len(seats), -1))
-
         yield Case(f"{name}: visual rows", scatter, peer_scatter, 2 * num_rows * width * 2)
-        if num_newlines:
-            yield Case(f"{name}: newlines", fill, peer_fill, num_newlines * width * 2)
 
 
 if __name__ == "__main__":

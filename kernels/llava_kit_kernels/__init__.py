@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llava_kit import Options, hookimpl
+from llava_kit.core.device import cuda_capability
 
 if TYPE_CHECKING:
     from .loss import TritonLoss
@@ -53,11 +54,9 @@ def why_unavailable() -> str | None:
         return "the package triton is not installed (it is made for Linux alone)"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
-    import torch
-
-    if not torch.cuda.is_available():
-        return "it needs a CUDA device, and torch finds none"
-    found = torch.cuda.get_device_capability()
+    found = cuda_capability()
+    if found is None:
+        return "it needs a CUDA device, and there is none"
     if found < _OLDEST:
         return f"it needs compute capability {_OLDEST[0]}.{_OLDEST[1]} (Ampere) or newer, found {found[0]}.{found[1]}"
     return None

@@ -66,14 +66,47 @@ def test_no_text(home, poisoned):
     assert buffer.isnan().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [1, 341, 1100])
+def test_newlines_and_blanks_in_the_same_launch(home, poisoned, width, dtype):
+    table, newline = torch.randn(9, width, device=home).to(dtype), torch.randn(width, device=home).to(dtype)
+    seats_of = {"text": [4, 6], "newline": [0, 19, 7, 20, -1], "blank": [1, 20, -3]}
+    text, newlines, blanks = (torch.tensor(seats, device=home) for seats in seats_of.values())
+    buffer = poisoned(20, width, dtype)
+    embed_into(table, torch.tensor([8, 2], device=home), text, buffer, newline, newlines.int(), blanks)
+    assert torch.equal(buffer[[4, 6]], table[[8, 2]])
+    assert torch.equal(buffer[[0, 7, 19]], newline.expand(3, width))
+    assert torch.equal(buffer[1], torch.zeros_like(newline))
+    assert buffer.isnan().all(1).sum() == 14
+
+
+def test_blanks_alone_and_lists_of_nothing(home, poisoned):
+    none, table, buffer = torch.zeros(0, dtype=torch.int32, device=home), torch.ones(9, 41, device=home), poisoned(3, 41)
+    embed_into(table, none, none, buffer, table[0], none, none)
+    assert buffer.isnan().all()
+    embed_into(table, none, none, buffer, None, None, torch.tensor([2], device=home))
+    assert buffer.isnan().all(1).tolist() == [True, True, False]
+    assert not buffer[2].any()
+
+
+def test_a_newline_whose_elements_are_apart(home, poisoned):
+    table, buffer = torch.randn(41, 5, device=home), poisoned(1, 41)
+    none = torch.zeros(0, dtype=torch.int64, device=home)
+    embed_into(table.T, none, none, buffer, table[:, 2], torch.tensor([0], device=home))
+    assert torch.equal(buffer[0], table[:, 2])
+
+
 def test_wrong_input_is_refused(home, poisoned):
     table, ids = torch.randn(9, 41, device=home), torch.tensor([1, 2], device=home)
     for arguments, message in [
         ((table, ids, ids[:1], poisoned(3, 41)), r"the lists do not agree: 2 in `ids`, 1 in `seats`"),
-        ((table, ids, ids, poisoned(3, 40)), r"the widths do not agree: 41 in `source`, 40 in `buffer`"),
-        ((table, ids.float(), ids, poisoned(3, 41)), r"`index` is torch.float32"),
-        ((table.double(), ids, ids, poisoned(3, 41)), r"`source` is torch.float64"),
-        ((table, ids, ids, poisoned(3, 41)[0]), r"`the buffer` has the shape \[41\]"),
+        ((table, ids, ids, poisoned(3, 40)), r"the widths do not agree: 41 in `table`, 40 in `buffer`"),
+        ((table, ids.float(), ids, poisoned(3, 41)), r"`ids` is torch.float32"),
+        ((table.double(), ids, ids, poisoned(3, 41)), r"`table` is torch.float64"),
+        ((table, ids, ids, poisoned(3, 41)[0]), r"`buffer` has the shape \[41\]"),
+        ((table, ids, ids, poisoned(3, 41), table[0, 1:], ids), r"40 in `newline`"),
+        ((table, ids, ids, poisoned(3, 41), None, ids), r"found 2 newline seats and no newline row"),
+        ((table, ids, ids, poisoned(3, 41), table[0], ids.float()), r"`newline_seats` is torch.float32"),
     ]:
         with pytest.raises(KernelInputError, match=message):
             embed_into(*arguments)

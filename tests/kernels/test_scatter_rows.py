@@ -1,4 +1,4 @@
-"""scatter_rows and fill_rows: every row on its seat and no other row of the buffer touched."""
+"""scatter_rows: every row on its seat and no other row of the buffer touched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_kit_kernels.ops.common import KernelInputError
-from llava_kit_kernels.ops.scatter_rows import fill_rows, scatter_rows
+from llava_kit_kernels.ops.scatter_rows import scatter_rows
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -51,32 +51,6 @@ def test_a_list_of_seats_that_are_apart(home, poisoned):
     assert torch.equal(buffer[seats], rows)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("width", [1, 341, 1100])
-def test_fill_with_a_row_or_with_zeros(home, poisoned, width, dtype):
-    row = torch.randn(width, device=home).to(dtype)
-    buffer = poisoned(20, width, dtype)
-    fill_rows(row, torch.tensor([0, 19, 7, 20, -1], device=home), buffer)
-    fill_rows(None, torch.tensor([1, 20, -3], device=home), buffer)
-    assert torch.equal(buffer[[0, 7, 19]], row.expand(3, width))
-    assert torch.equal(buffer[1], torch.zeros_like(row))
-    assert buffer.isnan().all(1).sum() == 16
-
-
-def test_fill_of_no_seats(home, poisoned):
-    buffer = poisoned(2, 41)
-    none = torch.zeros(0, dtype=torch.int32, device=home)
-    fill_rows(torch.ones(41, device=home), none, buffer)
-    fill_rows(None, none, buffer)
-    assert buffer.isnan().all()
-
-
-def test_a_row_of_a_table_whose_elements_are_apart(home, poisoned):
-    table, buffer = torch.randn(41, 5, device=home), poisoned(1, 41)
-    fill_rows(table[:, 2], torch.tensor([0], device=home), buffer)
-    assert torch.equal(buffer[0], table[:, 2])
-
-
 def test_wrong_input_is_refused(home, poisoned):
     rows, seats = torch.randn(2, 41, device=home), torch.tensor([1, 2], device=home)
     for arguments, message in [
@@ -90,8 +64,6 @@ def test_wrong_input_is_refused(home, poisoned):
     ]:
         with pytest.raises(KernelInputError, match=message):
             scatter_rows(*arguments)
-    with pytest.raises(KernelInputError, match=r"`row` has the shape \[2, 41\]; expected 1"):
-        fill_rows(rows, seats, poisoned(3, 41))
 
 
 @pytest.mark.gpu
@@ -99,24 +71,18 @@ def test_wrong_input_is_refused(home, poisoned):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_on_a_gpu_nothing_waits_and_a_graph_captures(dtype):
     rows = torch.randn(4608, 4096, device="cuda", dtype=dtype)
-    newline = torch.randn(4096, device="cuda", dtype=dtype)
-    seats = torch.randperm(7000, device="cuda")
+    seats = torch.randperm(7000, device="cuda")[:4608]
     buffer = torch.full((7000, 4096), float("nan"), device="cuda", dtype=dtype)
-
-    def fill():
-        scatter_rows(rows, seats[:4608], buffer)
-        fill_rows(newline, seats[4608:5000], buffer)
-        fill_rows(None, seats[5000:], buffer)
-
-    fill()  # compiles
+    scatter_rows(rows, seats, buffer)  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        fill()
+        scatter_rows(rows, seats, buffer)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        fill()
+        scatter_rows(rows, seats, buffer)
     buffer.fill_(float("nan"))
     graph.replay()
-    assert torch.equal(buffer[seats], torch.cat([rows, newline.expand(392, -1), newline.new_zeros(2000, 4096)]))
+    assert torch.equal(buffer[seats], rows)
+    assert buffer.isnan().all(1).sum() == 7000 - 4608

@@ -10,7 +10,7 @@ from triton.errors import TritonError
 
 from llava_kit import LlavaKitError
 from llava_kit_kernels import command, contest
-from llava_kit_kernels.ops import choices
+from llava_kit_kernels.ops import choices, measurements
 from llava_kit_kernels.ops import tune as module
 from llava_kit_kernels.ops.choices import CUBLAS, OPS, Choice, choose
 from llava_kit_kernels.ops.common import KernelInputError
@@ -58,7 +58,7 @@ def test_a_tile_wins_by_more_than_two_per_cent(op, microseconds, wins, device):
     assert list(table.values()) == [expected]
     assert choose(op, device, HALF, 40, 48, 32) == expected
     assert lines[0] == f"{op} 40x48x32: {expected} (cublas 100 us, {SMALL} {microseconds:.0f} us)"
-    assert lines[1] == f"written to {choices.table_path(device)}: 1 of this run"
+    assert lines[1] == f"written to {measurements.own_path(device, choices.KIND)}: 1 of this run"
 
 
 @pytest.mark.parametrize("op", OPS)

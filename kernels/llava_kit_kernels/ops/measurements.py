@@ -1,8 +1,8 @@
 """Where measurements are kept: JSON files that name the device and the versions they were made with, and count nowhere else.
 
 Those that ship lie in `tables/` of the package (none does until a GPU was measured: a file holds what was measured on the
-device that it names, nothing else). The user's own lie under `$LLAVA_KIT_CACHE/kernels`, else `$XDG_CACHE_HOME/llava_kit/kernels`,
-else `~/.cache/llava_kit/kernels`; LLAVA_KIT_AUTOTUNE=0 leaves them out.
+device that it names, nothing else). The user's own lie under `$LLAVA_KIT_CACHE/kernels`, else
+`$XDG_CACHE_HOME/llava_kit/kernels`, else `~/.cache/llava_kit/kernels`; LLAVA_KIT_AUTOTUNE=0 leaves them out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows from one place to another: the one kernel behind gather_rows, embed_into, scatter_rows and fill_rows.
+"""Rows from one place to another: the one kernel behind gather_rows and scatter_rows.
 
 R rows of the source, in N tiles of P rows where it is [N, P, D]; K rows to move; T rows of the result; D width.
 """
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .common import (
     AheadCase,
+    blocks,
     blocks_of,
     contiguous_rows,
     index_strided,
@@ -45,7 +46,6 @@ def move_kernel(
     result_stride,
     INDEXED: tl.constexpr,  # from row index[i] of the source, else from row i
     TILED: tl.constexpr,  # the source is [N, P, D]
-    FILL: tl.constexpr,  # 0: rows of the source; 1: its first row, K times; 2: zeros
     SEATED: tl.constexpr,  # to row seats[i] of the result, else to row i
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -59,87 +59,67 @@ def move_kernel(
         seat = tl.load(seats + moved, mask=inside, other=-1)
         inside = inside & (seat >= 0) & (seat < num_result)
         target = tl.where(inside, seat, 0).to(tl.int64)
-    if FILL == 2:
-        values = tl.zeros((ROWS, COLUMNS), result.dtype.element_ty)
-    elif FILL == 1:
-        row = tl.load(source + columns, mask=columns < width, other=0.0)
-        values = tl.broadcast_to(row.to(result.dtype.element_ty)[None, :], (ROWS, COLUMNS))
+    wanted = moved
+    if INDEXED:
+        wanted = tl.load(index + moved, mask=inside, other=-1)
+    there = inside & (wanted >= 0) & (wanted < num_source)
+    wanted = tl.where(there, wanted, 0).to(tl.int64)
+    if TILED:
+        tile = (wanted.to(tl.int32) // per_tile).to(tl.int64)
+        start = tile * tile_stride + (wanted - tile * per_tile) * row_stride
     else:
-        wanted = moved
-        if INDEXED:
-            wanted = tl.load(index + moved, mask=inside, other=-1)
-        there = inside & (wanted >= 0) & (wanted < num_source)
-        wanted = tl.where(there, wanted, 0).to(tl.int64)
-        if TILED:
-            tile = (wanted.to(tl.int32) // per_tile).to(tl.int64)
-            start = tile * tile_stride + (wanted - tile * per_tile) * row_stride
-        else:
-            start = wanted * row_stride
-        readable = there[:, None] & (columns < width)[None, :]
-        values = tl.load(source + start[:, None] + columns[None, :], mask=readable, other=0.0).to(result.dtype.element_ty)
+        start = wanted * row_stride
+    readable = there[:, None] & (columns < width)[None, :]
+    values = tl.load(source + start[:, None] + columns[None, :], mask=readable, other=0.0).to(result.dtype.element_ty)
     places = result + (target * result_stride)[:, None] + columns[None, :]
     tl.store(places, values, mask=inside[:, None] & (columns < width)[None, :])
 
 
-def move_rows(source: Tensor | None, index: Tensor | None, seats: Tensor | None, result: Tensor, num_moved: int) -> None:
-    """Moves row `index[i]` of `source` to row `seats[i]` of `result` [T, D], in the result's dtype.
+def move_rows(source: Tensor, index: Tensor | None, seats: Tensor | None, result: Tensor, num_moved: int) -> None:
+    """Moves row `index[i]` of `source` ([R, D] or [N, P, D]) to row `seats[i]` of `result` [T, D], in the result's dtype.
 
-    `source` is [R, D] or [N, P, D]; one row [D] is written each time; None are zeros. `index` or `seats` None: row i.
-    Rows outside the source are zeros; seats outside the result are not written.
-    Raises `KernelInputError` where shapes, dtypes or devices do not fit.
+    `index` or `seats` None: row i. Rows outside the source are zeros; seats outside the result are not written. Raises
+    `KernelInputError` where shapes, dtypes or devices do not fit.
     """
     require_device(source, index, seats, result)
     require_floats(source=source, result=result)
     require_indices(index=index, seats=seats)
+    require_rank("the source", source, 2, 3)
     require_rank("the buffer", result, 2)
     require_count("the buffer", result.shape[0])
     width = result.shape[1]
+    require_same("the widths", source=source.shape[-1], buffer=width)
     assert result.stride(1) == 1 or width <= 1, "a buffer is written in place: neighbours in a row must be neighbours in memory"
-    fill, tiled, rows, per_tile, strides = 2, False, 0, 1, (0, 0)
-    if source is not None:
-        require_rank("the source", source, 1, 2, 3)
-        require_same("the widths", source=source.shape[-1], buffer=width)
-        source = contiguous_rows(source)
-        fill, tiled = int(source.dim() == 1), source.dim() == 3
-        rows, per_tile, strides = _layout(source)
-        require_count("the source", rows)
+    source = contiguous_rows(source)
+    tiled = source.dim() == 3
+    num_source = source.shape[0] * source.shape[1] if tiled else source.shape[0]
+    require_count("the source", num_source)
     if num_moved == 0 or width == 0:
         return
-    block_rows, block_columns = blocks_of(width)
-    grid = (triton.cdiv(num_moved, block_rows), triton.cdiv(width, block_columns))
+    rows, columns = blocks_of(width)
     launch(
         move_kernel,
-        grid,
-        result if source is None else source,  # never read where FILL == 2
-        result if index is None else index_strided(index),  # never read either
+        (blocks(num_moved, rows), blocks(width, columns)),
+        source,
+        result if index is None else index_strided(index),  # not read then
         result if seats is None else index_strided(seats),
         result,
         num_moved,
-        rows,
+        num_source,
         result.shape[0],
-        per_tile,
+        max(source.shape[1], 1) if tiled else 1,
         width,
-        *strides,
+        source.stride(0) if tiled else 0,
+        source.stride(-2),
         result.stride(0),
         INDEXED=index is not None,
         TILED=tiled,
-        FILL=fill,
         SEATED=seats is not None,
-        ROWS=block_rows,
-        COLUMNS=block_columns,
+        ROWS=rows,
+        COLUMNS=columns,
         num_warps=WARPS,
         on=result,
     )
-
-
-def _layout(source: Tensor) -> tuple[int, int, tuple[int, int]]:
-    """Rows, rows of a tile, and the strides of a tile and of a row."""
-    if source.dim() == 3:
-        tiles, per_tile, _ = source.shape
-        return tiles * per_tile, max(per_tile, 1), (source.stride(0), source.stride(1))
-    if source.dim() == 2:
-        return source.shape[0], 1, (0, source.stride(0))
-    return 1, 1, (0, 0)
 
 
 def case(name: str, dtypes: str, width: int, *, index: str = "i32", **flags: int) -> AheadCase:
@@ -149,7 +129,7 @@ def case(name: str, dtypes: str, width: int, *, index: str = "i32", **flags: int
     """
     read, written = dtypes.split()
     rows, columns = blocks_of(width)
-    constants = {"INDEXED": False, "TILED": False, "FILL": 0, "SEATED": False, "ROWS": rows, "COLUMNS": columns} | flags
+    constants = {"INDEXED": False, "TILED": False, "SEATED": False, "ROWS": rows, "COLUMNS": columns} | flags
     signature = {"source": f"*{read}", "index": f"*{index}", "seats": f"*{index}", "result": f"*{written}"}
     signature |= dict.fromkeys([*_COUNTS, "per_tile"], "i32")
     sizes = ["width", "tile_stride", "row_stride", "result_stride"]

@@ -1,4 +1,4 @@
-"""Rows to their seats in the language model's buffer: projected rows, the newline, padding.
+"""Projected rows to their seats in the language model's buffer.
 
 K rows, T' rows of the buffer, D width.
 """
@@ -21,18 +21,9 @@ def scatter_rows(rows: Tensor, seats: Tensor, buffer: Tensor) -> None:
     move_rows(rows, None, seats, buffer, seats.shape[0])
 
 
-def fill_rows(row: Tensor | None, seats: Tensor, buffer: Tensor) -> None:
-    """Writes `row` [D], or zeros for None, at each of `seats` in `buffer` [T', D]. Raises `KernelInputError`."""
-    if row is not None:
-        require_rank("row", row, 1)
-    move_rows(row, None, seats, buffer, seats.shape[0])
-
-
 def ahead_of_time() -> list[AheadCase]:
-    """Rows, one row, and zeros."""
+    """At a wide and at an odd width."""
     return [
         case("scatter_rows", "bf16 bf16", 4096, SEATED=True),
         case("scatter_rows", "fp32 fp32", 341, SEATED=True),
-        case("fill_rows with a row", "bf16 bf16", 4096, FILL=1, SEATED=True),
-        case("fill_rows with zeros", "bf16 bf16", 4096, FILL=2, SEATED=True),
     ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from .common import KernelInputError, require_count, require_device, require_dtype, require_rank, require_same
 from .embed_into import embed_gradient, embed_into
 from .gather_rows import gather_rows
-from .scatter_rows import fill_rows, scatter_rows
+from .scatter_rows import scatter_rows
 from .sum_segments import sum_rows
 
 
@@ -82,10 +82,7 @@ def check_fixed(table: Tensor, newline: Tensor | None, fixed: Fixed, num_seats: 
 
 def fill(buffer: Tensor, table: Tensor, newline: Tensor | None, fixed: Fixed) -> None:
     """Writes text rows, newline rows and zeros to their seats in `buffer` [T, D]."""
-    embed_into(table, fixed.ids, fixed.seats, buffer)
-    if newline is not None:
-        fill_rows(newline, fixed.newline_seats, buffer)
-    fill_rows(None, fixed.blank_seats, buffer)
+    embed_into(table, fixed.ids, fixed.seats, buffer, newline, fixed.newline_seats, fixed.blank_seats)
 
 
 def fixed_gradients(

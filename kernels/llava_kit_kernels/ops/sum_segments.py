@@ -14,6 +14,7 @@ from torch import Tensor
 from .common import (
     AheadCase,
     KernelInputError,
+    blocks,
     contiguous_rows,
     index_strided,
     launch,
@@ -100,7 +101,7 @@ def sum_segments(
     unused = result  # a pointer that the kernel does not follow
     launch(
         sum_kernel,
-        (num_segments, triton.cdiv(width, COLUMNS)),
+        (num_segments, blocks(width, COLUMNS)),
         rows,
         unused if seats is None else index_strided(seats),
         unused if bounds is None else index_strided(bounds),
@@ -137,7 +138,7 @@ def sum_rows(grad: Tensor, seats: Tensor, dtype: torch.dtype) -> Tensor:
     if left == 0:
         return grad.new_zeros(grad.shape[1], dtype=dtype)
     while True:
-        groups = triton.cdiv(left, UNBOUND_GROUP)
+        groups = blocks(left, UNBOUND_GROUP)
         sums = grad.new_empty(groups, grad.shape[1], dtype=dtype if groups == 1 else torch.float32)
         sum_segments(rows, entries, None, None, sums, groups)
         if groups == 1:
@@ -173,9 +174,9 @@ def sum_groups(
         )
     rows = contiguous_rows(grad)
     groups = group_bounds.shape[0] - 1
+    result = grad.new_zeros(num_targets, grad.shape[1], dtype=dtype)
     sums = grad.new_empty(groups, grad.shape[1], dtype=torch.float32)
     sum_segments(rows, seats, group_bounds, None, sums, groups)
-    result = grad.new_zeros(num_targets, grad.shape[1], dtype=dtype)
     sum_segments(sums, None, target_bounds, targets, result, targets.shape[0])
     return result
 
