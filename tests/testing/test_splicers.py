@@ -13,13 +13,13 @@ from llava_kit.testing import check_splicer
 
 
 def seat(plan, rows, embedding, newline, visual, text=None):
-    """Fills `rows` [T, D], which may hold anything."""
+    """Fills `rows` [T, D] (or one more, if the plan has a spare seat), which may hold anything."""
     rows = rows.index_copy(0, plan.text_positions, F.embedding(plan.text_ids, embedding) if text is None else text)
     for positions, seated in visual:
         rows = rows.index_copy(0, positions, seated)
     if newline is not None:
         rows = rows.index_copy(0, plan.newline_positions, newline.expand(len(plan.newline_positions), -1))
-    return rows.view(*plan.shape, -1)
+    return rows[: plan.source.numel()].view(*plan.shape, -1)
 
 
 def all_visual(plan, features, connector, embedding):
@@ -27,7 +27,7 @@ def all_visual(plan, features, connector, embedding):
 
 
 def zeros(plan, embedding):
-    return embedding.new_zeros(plan.source.numel(), embedding.shape[1])
+    return embedding.new_zeros(plan.source.numel() + plan.spare, embedding.shape[1])
 
 
 def sound(plan, features, connector, embedding, newline):
@@ -86,6 +86,13 @@ def sums_where_the_greatest_is_asked_for(plan, features, connector, embedding, n
     return sound(replace(plan, blends=tuple(blends)), features, connector, embedding, newline)
 
 
+def has_no_seat_to_spare(plan, features, connector, embedding, newline):
+    last = plan.source.numel() - 1
+    visual = [(positions.clamp(max=last), rows) for positions, rows in all_visual(plan, features, connector, embedding)]
+    lists = {name: getattr(plan, name).clamp(max=last) for name in ("text_positions", "newline_positions")}
+    return seat(replace(plan, **lists), zeros(plan, embedding), embedding, newline, visual)
+
+
 def returns_the_towers_precision(plan, features, connector, embedding, newline):
     return sound(plan, features, connector, embedding, newline).to(features.dtype)
 
@@ -106,6 +113,7 @@ def test_a_second_way_passes():
         (leaves_blends_out, "'shrunk': rows off by"),
         (takes_the_nearest_row, "'shrunk': rows off by"),
         (sums_where_the_greatest_is_asked_for, "'clips': rows off by"),
+        (has_no_seat_to_spare, "'filled_.*': rows off by"),
         (returns_the_towers_precision, "'coarse_tower': rows are torch.bfloat16"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
