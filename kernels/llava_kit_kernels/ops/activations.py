@@ -55,9 +55,10 @@ def differentiate(z, activation: tl.constexpr):
     elif activation == "gelu_tanh":
         inner = (z + z * z * z * CUBIC) * (2.0 * SQRT_TWO_OVER_PI)
         slope = (1.0 + z * z * (3.0 * CUBIC)) * (2.0 * SQRT_TWO_OVER_PI)
-        half = tl.sigmoid(inner)
-        # sigmoid(-u) is 1 - sigmoid(u) without the digits that cancel: slope makes much of them.
-        return half + z * half * tl.sigmoid(-inner) * slope
+        # sigmoid(|u|) is larger, sigmoid(-|u|) small * larger: 1 - sigmoid(u) would lose digits, and slope makes much of them.
+        small = tl.exp(-tl.abs(inner))
+        larger = 1.0 / (1.0 + small)
+        return tl.where(inner < 0.0, small, 1.0) * larger + z * (small * larger) * larger * slope
     elif activation == "relu":
         return tl.where(z <= 0.0, 0.0, 1.0)
     else:
