@@ -394,7 +394,8 @@ def test_one_kernel_for_packed_sequences(monkeypatch, window):
 
     def stand_in(query, key, value, starts, ends, longest_query, longest_key, *, scale, window_size, enable_gqa):
         assert (longest_query, longest_key, enable_gqa) == (5, 5, True)
-        assert window_size == (-1 if window is None else window - 1, 0)  # so many to the left, none to the right
+        # So many to the left, none to the right; causal order alone is a window of the longest sequence.
+        assert window_size == (5 if window is None else window - 1, 0)
         outputs = []
         for start, end in pairwise(starts.tolist()):
             q, k, v = (tensor[start:end].transpose(0, 1) for tensor in (query, key, value))
