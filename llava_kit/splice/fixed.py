@@ -1,12 +1,13 @@
 """Plans filled up to round lengths, so that batches have few shapes: a training step is compiled once, or recorded.
 
-B rows of S positions, T = B * S, V visual rows of the tiles, X text, K visual, L newline rows, Z blanks, M targets, U tokens in G
-groups; R blended rows of Q visual ones.
+B rows of S positions, T = B * S, V visual rows of the tiles, X text, K visual, L newline rows, Z blanks, M targets, U tokens in
+G groups; R blended rows of Q visual ones.
 
-What costs nothing beside a step is as long as it can ever be: X = L = Z = R = T, Q = V, K the lesser of V and T. Filling adds to
-a step of a 7B model less than a thousandth: rows that are looked up, projected and added to a seat that is nobody's. What would
-cost is rounded up: targets meet the head, tokens have a row of sums each, sequences a row of blocks in each attention. Of those a
-training run sees a few lengths, since a batch of many samples is much like the next (PERFORMANCE.md, section 2).
+What costs nothing beside a step is as long as it can ever be: X = L = Z = R = T, Q = V, K the lesser of V and T. By count of
+operations this adds less than a thousandth to a step of a 7B model (not measured on a GPU): rows that are looked up, projected
+and added to a seat that is nobody's. What would cost is rounded up: targets meet the head, tokens have a row of sums each,
+sequences a row of blocks in each attention. Of those lengths a run sees a few, since a batch of many samples is much like the
+next.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ LEAST = 64
 """Lengths are multiples of this: the rows that a block of a matrix product has anyway."""
 
 SHARES = 8
-"""A list that may have T entries has one of so many lengths. A fifth of the positions learn: mostly two or three of the eight."""
+"""A list of up to T entries has one of so many lengths. A fifth of the positions learn: mostly two or three of the eight."""
 
 SEQUENCE_MULTIPLE = 32
-"""An empty sequence costs each attention a block of threads for each head and 128 positions of the longest, which ends at once."""
+"""An empty sequence costs attention a block of threads for each head and 128 positions of the longest, which ends at once."""
 
 LONGEST_MULTIPLE = 256
 """The kernel is told the longest sequence in such steps: it sets how many blocks start, not what they compute."""
@@ -49,8 +50,8 @@ def round_tiles(used: int) -> int:
 def fill_up(built: Built, *, newlines: bool) -> Built:
     """The same batch with lists of round lengths; the loss and all gradients stay what they are.
 
-    Filling stands on seat T (`plan.spare`), behind the last; targets that fill have the id `IGNORE`. `newlines`: the model has a
-    newline row; else the plan has none either, and its list stays empty.
+    Filling stands on seat T (`plan.spare`), behind the last; targets that fill have the id `IGNORE`. `newlines`: the model has
+    a newline row; else the plan has none either, and its list stays empty.
 
     The shapes depend on (B, S), V, which ways of blending there are, and on the rounded numbers of targets, of tokens and of
     sequences; `sequences.longest` is rounded too.
