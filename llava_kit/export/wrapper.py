@@ -157,6 +157,7 @@ class LlavaKitForConditionalGeneration(PreTrainedModel):
         super().__init__(config)
         self.assembly = assembly
         self.model: nn.Module = assembly.model
+        self.generator = Generator(assembly.model.language_model)  # one for all answers: it keeps what it recorded
 
     @classmethod
     def from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> LlavaKitForConditionalGeneration:  # type: ignore[override]
@@ -192,7 +193,7 @@ class LlavaKitForConditionalGeneration(PreTrainedModel):
         rows = self._rows(input_ids, pixel_values, image_sizes)
         ends = self.config.eos_token_id
         end = End(tuple(ends if isinstance(ends, list | tuple) else [ends] if ends is not None else []))
-        found = Generator(self.assembly.model.language_model).generate(rows, [rows.shape[1]], Sampling(**known), end)
+        found = self.generator.generate(rows, [rows.shape[1]], Sampling(**known), end)
         return torch.cat([input_ids, torch.tensor(found, dtype=input_ids.dtype, device=input_ids.device)], dim=1)
 
     def _rows(self, input_ids: Tensor, tiles: Tensor | None, sizes: Tensor | None) -> Tensor:

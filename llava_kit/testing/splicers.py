@@ -41,7 +41,7 @@ def check_splicer(
         truth = _results(_seat_by_seat, case, plan, dtype, device, exact=True)
         plain = _results(_plain_torch, case, plan, dtype, device)
         _compare(case.name, _results(splicer, case, plan, dtype, device), plain, truth)
-        with _poisoned_memory():
+        with poisoned_memory():
             poisoned = _results(splicer, case, plan, dtype, device)
         _compare(f"{case.name}, memory poisoned", poisoned, plain, truth)
         _check_copied_rows(splicer, case, plan, dtype, device)
@@ -153,7 +153,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 def _check_copied_rows(splicer: Splicer, case: Case, plan: SplicePlan, dtype: torch.dtype, device: torch.device | str) -> None:
     """Rows that are only copied have no rounding to excuse."""
     parts = case.parts(dtype, device)
-    with torch.no_grad(), _poisoned_memory():
+    with torch.no_grad(), poisoned_memory():
         rows = splicer(plan, parts.features, parts.connector, parts.embedding, parts.newline).flatten(0, 1)
         seated = plan.text_positions < len(rows)  # all, but for those that only fill the list up
         text = rows[plan.text_positions[seated]] == F.embedding(plan.text_ids[seated], parts.embedding)
@@ -165,7 +165,7 @@ def _check_copied_rows(splicer: Splicer, case: Case, plan: SplicePlan, dtype: to
 
 
 @contextmanager
-def _poisoned_memory() -> Iterator[None]:
+def poisoned_memory() -> Iterator[None]:
     """Memory that is allocated without being filled holds NaN, so that a row nobody wrote is seen."""
     before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic  # a module with a property, which type checkers do not see

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from triton import knobs
 
 # With TRITON_INTERPRET=1 set before Triton is imported and kernels are defined, they run in Python on the CPU.
@@ -114,6 +115,19 @@ def contiguous_rows(tensor: Tensor) -> Tensor:
 def index_strided(index: Tensor) -> Tensor:
     """`index`, or a copy of it where its entries do not follow one another in memory: kernels read it by number."""
     return index if index.shape[0] <= 1 or index.stride(0) == 1 else index.contiguous()
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether nobody watches: no gradient, no compiler, no dispatch mode, no tensor of another class.
+
+    Then an operation is called as a function, past torch's dispatcher, which takes the host longer than all launches together.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and _get_current_dispatch_mode() is None
+        and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    )
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from torch import Tensor
 from .common import (
     AheadCase,
     index_strided,
+    is_plain,
     require_count,
     require_device,
     require_dtype,
@@ -32,15 +33,19 @@ def gather_rows(source: Tensor, index: Tensor, places: Tensor | None = None, dty
     sorted on the device, should a gradient be wanted, and rows that were taken more than once get the sum.
     Raises `KernelInputError`.
     """
+    if is_plain(source):
+        return _gathered(source, index, places, dtype)
     return torch.ops.llava_kit.gather_rows(source, index, places, dtype)
 
 
-@torch.library.custom_op("llava_kit::gather_rows", mutates_args=())
-def _gather_rows(source: Tensor, index: Tensor, places: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+def _gathered(source: Tensor, index: Tensor, places: Tensor | None, dtype: torch.dtype | None) -> Tensor:
     _check(source, index, places, dtype)
     result = source.new_empty(index.shape[0], source.shape[-1], dtype=dtype or source.dtype)
     move_rows(source, index, None, result, index.shape[0])
     return result
+
+
+_gather_rows = torch.library.custom_op("llava_kit::gather_rows", _gathered, mutates_args=())
 
 
 @_gather_rows.register_fake

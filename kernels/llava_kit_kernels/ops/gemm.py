@@ -9,7 +9,7 @@ registers of a thread / bytes of its stack, where more than 0 means that registe
   sums (`linear_dgelu`). In two halves these were 250 / 0, 255 / 16 and 255 / 128; at once GELU by erf spills 72 to 104 bytes.
 - The offset of a tile is one int64, offsets inside it are int32; with an int64 for each row halves took 33 registers more.
 - Tiles are read through pointers: all candidates use wgmma, 144 KiB of shared memory, and any K and row stride will do. TMA
-  descriptors want rows of whole 16 bytes and a global allocator, and gain nothing that could be seen here.
+  descriptors want rows of whole 16 bytes and a global allocator; what they would gain can only be measured on a GPU.
 - `flatten=True`, which overlaps the end of one tile with the start of the next, spills 96 bytes; it is not used.
 
 In float32 factors are not rounded (`input_precision="ieee"`, no tensor cores): users of float32 expect float32. No candidate

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .common import require_device, require_rank, require_same
+from .common import is_plain, require_device, require_rank, require_same
 from .gather_rows import gather_rows
 from .linear_dgelu import linear_dgelu
 from .linear_gelu import linear_gelu
@@ -51,11 +51,11 @@ def project_rows(
     require_same("widths", weight_2=weight_2.shape[0], table=table.shape[1])
     # The hidden rows are kept for the backward pass alone.
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *projector[:4]))
-    return _project_rows(x, *projector[:4], activation, seats, table, newline, *fixed, num_seats, keep)[0]
+    operation = _projected if is_plain(x, weight_1, weight_2, table) else torch.ops.llava_kit.project_rows
+    return operation(x, *projector[:4], activation, seats, table, newline, *fixed, num_seats, keep)[0]
 
 
-@torch.library.custom_op("llava_kit::project_rows", mutates_args=())
-def _project_rows(
+def _projected(
     x: Tensor,
     weight_1: Tensor,
     bias_1: Tensor | None,
@@ -83,6 +83,9 @@ def _project_rows(
     linear_scatter(hidden, weight_2, bias_2, visual_seats, buffer)
     fill(buffer, table, newline, fixed)
     return buffer, hidden if keep else hidden.new_empty(0, hidden.shape[1]), before
+
+
+_project_rows = torch.library.custom_op("llava_kit::project_rows", _projected, mutates_args=())
 
 
 @_project_rows.register_fake

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .common import KernelInputError, require_count, require_device, require_dtype, require_rank, require_same
+from .common import KernelInputError, is_plain, require_count, require_device, require_dtype, require_rank, require_same
 from .embed_into import embed_gradient, embed_into
 from .gather_rows import gather_rows
 from .scatter_rows import scatter_rows
@@ -64,7 +64,8 @@ def seat_rows(
     require_same(
         "widths", visual=visual.shape[1], table=table.shape[1], blended=table.shape[1] if blended is None else blended.shape[1]
     )
-    return _seat_rows(visual, visual_seats, blended, blended_seats, table, newline, *fixed, num_seats)
+    operation = _seated if is_plain(visual, table) else torch.ops.llava_kit.seat_rows
+    return operation(visual, visual_seats, blended, blended_seats, table, newline, *fixed, num_seats)
 
 
 def check_fixed(table: Tensor, newline: Tensor | None, fixed: Fixed, num_seats: int) -> None:
@@ -105,8 +106,7 @@ def dtype_of(tensor: Tensor | None) -> torch.dtype | None:
     return None if tensor is None else tensor.dtype
 
 
-@torch.library.custom_op("llava_kit::seat_rows", mutates_args=())
-def _seat_rows(
+def _seated(
     visual: Tensor,
     visual_seats: Tensor,
     blended: Tensor | None,
@@ -131,6 +131,9 @@ def _seat_rows(
         scatter_rows(blended, blended_seats, buffer)
     fill(buffer, table, newline, fixed)
     return buffer
+
+
+_seat_rows = torch.library.custom_op("llava_kit::seat_rows", _seated, mutates_args=())
 
 
 @_seat_rows.register_fake
