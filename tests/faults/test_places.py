@@ -21,6 +21,7 @@ def test_a_run_in_an_odd_place_with_assertions_off(tmp_path):
     place.mkdir()
     (place / "rezept ä.yaml").write_bytes(RECIPE.read_bytes())
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the second process need not compile everything for -O again
     command = [sys.executable, "-O", "-m", "llava_kit"]
     train = subprocess.run(
         [*command, "train", "rezept ä.yaml", *FEW], cwd=place, env=environment, capture_output=True, text=True, timeout=120

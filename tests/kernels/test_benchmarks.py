@@ -11,7 +11,7 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "kernels" / "benchmarks"
-NUM_CASES = {"gather_rows": 2, "embed_into": 2, "scatter_rows": 2, "blend_rows": 4}
+NUM_CASES = {"gather_rows": 2, "embed_into": 2, "scatter_rows": 1, "blend_rows": 4}
 
 
 @pytest.fixture
