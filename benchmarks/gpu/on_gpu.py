@@ -4,7 +4,7 @@
     python benchmarks/gpu/on_gpu.py run [...]  where the GPU is: installs them beside, and runs `benchmarks.gpu.run`
 
 It runs before anything is installed, so it imports nothing but the standard library. Nothing outside a temporary folder is
-changed: packages go there, and PYTHONPATH points to it.
+changed: packages go there, and PYTHONPATH points to it and to the repository.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,8 +40,8 @@ CARRIED = (
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PYTHON = "3.12"
 MOST_MIB = 60
-# What a build of the package needs of the repository.
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "llava_kit", "plugins", "kernels", "recipes")
+# What a program must have on its path to import llava_kit, its plugins and its kernels as they lie in the repository.
+SOURCES = (ROOT, ROOT / "plugins", ROOT / "kernels")
 
 
 def wheels() -> int:
@@ -69,22 +70,30 @@ def wheels() -> int:
 
 
 def install(site: Path, wheels: list[Path]) -> None:
-    """The wheels, then llava_kit itself from a copy of the sources, into `site`; no index is asked.
+    """The wheels into `site`, by pip without an index, and what makes llava_kit an installed package: its entry points.
 
+    Nothing is built, so it does not matter how old the machine's setuptools is; the repository runs as it lies there.
     `SystemExit` where pip fails.
     """
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target", str(site)]
     if wheels:
-        _run([*pip, *map(str, wheels)])
-    # From a copy, since a build leaves folders behind; as an installed package its entry points are found.
-    with tempfile.TemporaryDirectory() as folder:
-        for name in SOURCES:
-            source, target = ROOT / name, Path(folder) / name
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            else:
-                shutil.copy(source, target)
-        _run([*pip, "--no-build-isolation", folder])
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+        _run([*pip, "--target", str(site), *map(str, wheels)])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    about = site / f"llava_kit-{project['version']}.dist-info"
+    about.mkdir(parents=True)
+    named = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (about / "METADATA").write_text(named, encoding="utf-8")
+    groups = {"console_scripts": project["scripts"], **project["entry-points"]}
+    lines = [
+        line for group, points in groups.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in points.items()), "")
+    ]
+    (about / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def paths_of(site: Path) -> str:
+    """PYTHONPATH for a program that is to find all of it."""
+    before = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(site), *map(str, SOURCES), *([before] if before else [])])
 
 
 def _run(command: list[str]) -> None:
@@ -110,8 +119,7 @@ def run(arguments: list[str], command: list[str] | None = None) -> int:
         if carried or needs_install():
             site = Path(folder) / "site"
             install(site, carried)
-            paths = [str(site), environment.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+            environment["PYTHONPATH"] = paths_of(site)
         command = command or [sys.executable, "-m", "benchmarks.gpu.run"]
         return subprocess.run([*command, *arguments], cwd=ROOT, env=environment).returncode
 
