@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,8 @@ def apply_patch(patch: Callable[..., Any], decoder: nn.Module, device: torch.dev
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise PluginError(f"kernels: found 'liger' and a model on {device}; Liger needs a CUDA device; write `kernels: plain`")
     known = inspect.signature(patch).parameters
+    module = sys.modules[type(decoder).__module__]
+    classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     try:
         patch(model=decoder, **{name: False for name in _LOSSES if name in known})
     except Exception as error:
@@ -74,3 +77,7 @@ def apply_patch(patch: Callable[..., Any], decoder: nn.Module, device: torch.dev
             f"kernels: Liger's {patch.__name__} cannot change {type(decoder).__name__} ({type(error).__name__}: {error}); "
             "write `kernels: plain`"
         ) from error
+    finally:
+        # Liger leaves its classes in transformers' module, where the next plain model would be made of them.
+        for name, value in classes.items():
+            setattr(module, name, value)

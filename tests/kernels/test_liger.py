@@ -57,8 +57,7 @@ LLAMA = {
 def rotary_of_llama(monkeypatch):
     """Liger changes this function of transformers for the whole process; here it is changed back."""
     modeling = importlib.import_module("transformers.models.llama.modeling_llama")
-    for name in ("apply_rotary_pos_emb", "LlamaRMSNorm", "LlamaMLP"):
-        monkeypatch.setattr(modeling, name, getattr(modeling, name))
+    monkeypatch.setattr(modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb)
 
 
 def _run(language_model, rows):
@@ -76,6 +75,9 @@ def test_norms_are_changed_too(rotary_of_llama):
     apply_patch(find_patch("llama"), decoder, torch.device(HOME))
     changed = [module._get_name() for module in decoder.modules() if "forward" in vars(module)]
     assert sorted(changed) == ["LigerRMSNorm"] * 5 + ["LigerSwiGLUMLP"] * 2
+    plain = build_causal_lm(CausalLmOptions(config=LLAMA), weights=False).decoder
+    assert {type(plain.norm).__name__, type(plain.layers[0].mlp).__name__} == {"LlamaRMSNorm", "LlamaMLP"}
+    assert not [module for module in plain.modules() if "forward" in vars(module)]
 
 
 def test_a_patched_llama_equals_the_plain_one(rotary_of_llama, monkeypatch):
