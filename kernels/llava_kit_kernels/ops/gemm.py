@@ -236,12 +236,11 @@ def _resident(tile: Tile) -> int:
 
 
 def ahead_cases(op: str, kernel: Any, pointers: Mapping[str, str], **constants: Any) -> list[AheadCase]:
-    """All tiles in bfloat16 and float16, and the small one in float32, as LLaVA's widths launch them: multiples of 16.
+    """All tiles in bfloat16, the largest in float16, the small one in float32, as LLaVA's widths launch them: multiples of 16.
 
     `pointers` holds the kernel's own pointer arguments; "" stands for the dtype of the product.
     """
-    dtypes = [torch.bfloat16, torch.float16]
-    forms = [(tile, dtype) for dtype in dtypes for tile in CANDIDATES] + [(SMALL, torch.float32)]
+    forms = [*((tile, torch.bfloat16) for tile in CANDIDATES), (CANDIDATES[0], torch.float16), (SMALL, torch.float32)]
     return [
         ahead_case(f"{op} {TRITON_NAMES[dtype]} {tile}", kernel, tile, dtype, pointers, **constants) for tile, dtype in forms
     ]
