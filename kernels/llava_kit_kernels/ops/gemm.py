@@ -110,7 +110,7 @@ def product(
         step = block_k
     else:
         weight_block = weight + n + (steps[:, None] * weight_stride + columns[None, :])
-        step = block_k * weight_stride.to(tl.int64)
+        step = block_k * tl.cast(weight_stride, tl.int64)  # a stride of 1 is a constant, which has no `to`
     sums = tl.zeros((block_m, block_n), tl.float32)
     for k in range(0, depth, block_k):
         inside = steps < depth - k
