@@ -96,6 +96,8 @@ def make_model(row: Row, sizes: Sizes, *, dtype: torch.dtype | None = None, plai
         width = encoder.spec.width
         connector = build("connector", "mlp", depth=2, vision_width=width, text_width=sizes.hidden_size, grid=encoder.spec.grid)
     splicer, loss = (ReferenceSplicer(), ReferenceLoss()) if plain else (make_splicer(row), make_loss(row))
+    # Without autocast (rows G5, G6) the peer's projector, made of these very maps, cannot take features of another type.
+    connector = connector.to(dtype or row.dtype)
     return VisionLanguageModel(encoder, connector, language_model, splicer, loss=loss).to(row.device)
 
 

@@ -12,11 +12,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +47,7 @@ ROWS = (
     Entry("G4", "training", (), 150),
     Entry("G1", "projector", (), 70),
     Entry("G2", "projector", ("--backward",), 60),
-    Entry("G6", "decode", (), 75),
+    Entry("G6", "decode", (), 90),
     Entry("G5", "first_token", (), 60),
 )
 # The products of a LLaVA-1.5-7B projector at 1, 8 and 32 pictures: what rows G1 and G2 ask the tables for first.
@@ -84,13 +86,18 @@ class Session:
         if self.tiny:
             environment["TRITON_INTERPRET"] = "1"
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, process_group=0
+            )
             try:
                 code = process.wait(max(1.0, seconds))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
                 code = None
+            finally:
+                # Its helpers too (workers of pytest and of torch.compile), which would go on using the GPU beside the next row.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             log.seek(0)
             said = log.read()
         print(said[-6000:], flush=True)
@@ -103,6 +110,7 @@ class Session:
             self.result["tests"] = {"note": "no tests need a GPU"}
             return
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-v", "--tb=short", "-p", "no:cacheprovider"]
+        command.append("--continue-on-collection-errors")  # a package that one file needs may be missing
         if importlib.util.find_spec("xdist") is not None:
             command += ["-n", "4"]
         _say(f"GPU tests, at most {min(TESTS_SECONDS, self.left):.0f} s")

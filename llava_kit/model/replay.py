@@ -87,7 +87,9 @@ class CudaGraphs:
         """As `Recorder.record`. Other threads may go on using the device meanwhile."""
         graph = torch.cuda.CUDAGraph()
         captured = torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local")
-        with torch.cuda.device(self._device), captured:
+        # Where recording fails, `torch.cuda.graph` leaves its stream the current one.
+        here = torch.cuda.stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.device(self._device), here, captured:
             step()
         return graph.replay
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ..core.language_model import LanguageModel
 from ..core.loss import IGNORE, TargetLoss
-from .splicers import ALLOWED
-from .splicers import poisoned_memory
+from .splicers import ALLOWED, poisoned_memory
 
 # What a loss is multiplied with before the backward pass: the loop divides by the targets of the global batch.
 _UPSTREAM = 0.37

@@ -287,7 +287,7 @@ def _gradient(logits, hit, counts, top, total, softcap, CAPPED: tl.constexpr):
 
 
 # Lists are read by number with scalar loads, so their alignment does not matter; chunks begin anywhere in them.
-@triton.jit(do_not_specialize_on_alignment=["ids", "losses", "norms"])
+@triton.jit(do_not_specialize=["norm_stride"], do_not_specialize_on_alignment=["ids", "losses", "norms"])
 def softmax_kernel(
     logits,
     ids,
@@ -332,7 +332,7 @@ def softmax_kernel(
             tl.store(start + places, gradient.to(logits.dtype.element_ty), mask=places < stride)
 
 
-@triton.jit(do_not_specialize=["first_word"], do_not_specialize_on_alignment=["ids", "norms"])
+@triton.jit(do_not_specialize=["first_word", "norm_stride"], do_not_specialize_on_alignment=["ids", "norms"])
 def slice_kernel(
     logits,
     ids,

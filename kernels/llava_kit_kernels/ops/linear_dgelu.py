@@ -16,6 +16,7 @@ from .choices import Choice, choose
 from .common import AheadCase, KernelInputError, contiguous_rows, require_same
 from .gemm import (
     CANDIDATES,
+    COUNTS,
     STRAIGHT,
     ahead_case,
     ahead_cases,
@@ -31,7 +32,7 @@ from .gemm import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _kernel(
     grad, weight, z, result, num_rows, num_columns, depth, grad_stride, weight_stride, z_stride,
     activation: tl.constexpr, even: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,

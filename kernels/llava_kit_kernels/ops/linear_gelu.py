@@ -18,6 +18,7 @@ from .choices import Choice, choose
 from .common import AheadCase, contiguous_rows, require_same
 from .gemm import (
     CANDIDATES,
+    COUNTS,
     TURNED,
     add_bias,
     ahead_case,
@@ -34,7 +35,7 @@ from .gemm import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _kernel(
     x, weight, bias, h, z, num_rows, num_columns, depth, x_stride, weight_stride,
     activation: tl.constexpr, even: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,

@@ -15,6 +15,7 @@ from torch import Tensor
 from .choices import Choice, choose
 from .common import AheadCase, KernelInputError, contiguous_rows, index_strided, require_device, require_indices, require_same
 from .gemm import (
+    COUNTS,
     TURNED,
     add_bias,
     ahead_cases,
@@ -30,7 +31,7 @@ from .gemm import (
 from .scatter_rows import scatter_rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*COUNTS, "num_seats"])
 def _kernel(
     x, weight, bias, seats, buffer, num_rows, num_columns, depth, num_seats, x_stride, weight_stride, buffer_stride,
     even: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,

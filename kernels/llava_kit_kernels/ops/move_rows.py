@@ -27,7 +27,7 @@ from .common import (
 WARPS = 4  # 128 threads for the 4,096 elements of a block
 # Read by number with scalar loads, so their alignment does not matter; and counts differ from step to step.
 _UNALIGNED = ["index", "seats"]
-_COUNTS = ["num_moved", "num_source", "num_result"]
+_COUNTS = ["num_moved", "num_source", "num_result", "per_tile"]
 
 
 @triton.jit(do_not_specialize=_COUNTS, do_not_specialize_on_alignment=_UNALIGNED)
@@ -131,7 +131,7 @@ def case(name: str, dtypes: str, width: int, *, index: str = "i32", **flags: int
     rows, columns = blocks_of(width)
     constants = {"INDEXED": False, "TILED": False, "SEATED": False, "ROWS": rows, "COLUMNS": columns} | flags
     signature = {"source": f"*{read}", "index": f"*{index}", "seats": f"*{index}", "result": f"*{written}"}
-    signature |= dict.fromkeys([*_COUNTS, "per_tile"], "i32")
+    signature |= dict.fromkeys(_COUNTS, "i32")
     sizes = ["width", "tile_stride", "row_stride", "result_stride"]
     signature |= dict.fromkeys(sizes, "i32" if width % 16 else "i32:16")
     return AheadCase(f"{name}: {read} to {written}, width {width}", move_kernel, signature, constants, WARPS, 1)
