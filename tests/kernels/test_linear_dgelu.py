@@ -129,10 +129,19 @@ def test_candidates_fit_hopper():
     assert_fits("bf16")
 
 
+def test_strides_of_one_compile():
+    assert_fits("to one column", products=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("only", "products"), [("fp16", True), ("gelu_tanh|relu|silu", True), ("fp32", False)])
 def test_all_forms_fit_hopper(only, products):
     assert_fits(only, products)
+
+
+def of_order(expected: torch.Tensor, dtype: torch.dtype, depth: int) -> float:
+    """What a float32 sum of `depth` may lose in one part, as ours, where cuBLAS adds in several; TF32 loses 50 times more."""
+    return torch.finfo(dtype).eps * depth**0.5 / 2 * expected.abs().max().item() if dtype == torch.float32 else 0.0
 
 
 @pytest.mark.gpu
@@ -144,7 +153,7 @@ def test_real_shapes(dtype):
     tiles = (SMALL,) if dtype == torch.float32 else CANDIDATES
     for choice in [CUBLAS, *map(Choice, tiles)]:
         found = linear_dgelu(grad, weight, z, "gelu", choice)
-        assert error(found, expected) <= 1.5 * error(torchs, expected), str(choice)
+        assert error(found, expected) <= 1.5 * error(torchs, expected) + of_order(expected, dtype, 4096), str(choice)
         assert torch.equal(found, linear_dgelu(grad, weight, z, "gelu", choice)), str(choice)
 
 

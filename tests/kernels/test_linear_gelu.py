@@ -258,6 +258,11 @@ def test_float32_fits_hopper():
     assert_fits("fp32", products=False)
 
 
+def of_order(expected: torch.Tensor, dtype: torch.dtype, depth: int) -> float:
+    """What a float32 sum of `depth` may lose in one part, as ours, where cuBLAS adds in several; TF32 loses 50 times more."""
+    return torch.finfo(dtype).eps * depth**0.5 / 2 * expected.abs().max().item() if dtype == torch.float32 else 0.0
+
+
 @pytest.mark.gpu
 @GPU
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -268,8 +273,9 @@ def test_real_shapes(dtype):
     tiles = (SMALL,) if dtype == torch.float32 else CANDIDATES
     for choice in [CUBLAS, *map(Choice, tiles)]:
         h, z = linear_gelu(x, weight, bias, "gelu", True, choice)
-        assert error(z, expected[1]) <= 1.5 * error(torchs, expected[1]), str(choice)
-        assert error(h, expected[0]) <= 1.5 * error(F.gelu(torchs), expected[0]), str(choice)
+        order = of_order(expected[1], dtype, 1024)
+        assert error(z, expected[1]) <= 1.5 * error(torchs, expected[1]) + order, str(choice)
+        assert error(h, expected[0]) <= 1.5 * error(F.gelu(torchs), expected[0]) + order, str(choice)
         assert torch.equal(h, linear_gelu(x, weight, bias, "gelu", True, choice)[0]), str(choice)
 
 

@@ -152,6 +152,11 @@ def test_all_forms_fit_hopper(only, products):
     assert_fits(only, products)
 
 
+def of_order(expected: torch.Tensor, dtype: torch.dtype, depth: int) -> float:
+    """What a float32 sum of `depth` may lose in one part, as ours, where cuBLAS adds in several; TF32 loses 50 times more."""
+    return torch.finfo(dtype).eps * depth**0.5 / 2 * expected.abs().max().item() if dtype == torch.float32 else 0.0
+
+
 @pytest.mark.gpu
 @GPU
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -163,7 +168,8 @@ def test_real_shapes(dtype):
     for choice in [CUBLAS, *map(Choice, tiles)]:
         buffer = torch.full((1500, 4096), float("nan"), dtype=dtype, device="cuda")
         linear_scatter(x, weight, bias, seats, buffer, choice)
-        assert error(buffer[seats.long()], expected) <= 1.5 * error(torchs, expected), str(choice)
+        most = 1.5 * error(torchs, expected) + of_order(expected, dtype, 4096)
+        assert error(buffer[seats.long()], expected) <= most, str(choice)
         assert buffer.isnan().all(1).sum() == 500, str(choice)
         again = torch.full_like(buffer, 0.0)
         linear_scatter(x, weight, bias, seats, again, choice)

@@ -68,7 +68,7 @@ STRAIGHT = tl.constexpr(False)
 # The interpreter multiplies bfloat16 wrongly, without a word (Triton 3.9); float32 is right.
 UPCAST = tl.constexpr(INTERPRETED)
 # Numbers that change from step to step: one form of a kernel serves them all, whatever they can be divided by.
-COUNTS = ["num_rows"]
+COUNTS = ["num_rows", "num_seats"]
 # Offsets inside a tile are int32, and no tile has more rows than this.
 _MOST_TILE_ROWS = 256
 # So that the interpreter too walks over several tiles in one program.
@@ -254,7 +254,7 @@ def ahead_case(
     """One form of a kernel of this module's family: every argument that is no pointer and no constant counts something."""
     blocks = {"even": True, "block_m": tile.block_m, "block_n": tile.block_n, "block_k": tile.block_k}
     fixed = {**blocks, **constants}
-    kinds = {parameter: "i32" if parameter in kernel.do_not_specialize else "i32:16" for parameter in kernel.arg_names}
+    kinds = {parameter: "i32" if parameter in COUNTS else "i32:16" for parameter in kernel.arg_names}
     kinds |= {pointer: f"*{kind or TRITON_NAMES[dtype]}" for pointer, kind in pointers.items()}
     kinds |= dict.fromkeys(fixed, "constexpr")
     return AheadCase(name, kernel, kinds, fixed, tile.num_warps, tile.num_stages, dtype != torch.float32)

@@ -17,6 +17,7 @@ from .common import AheadCase, KernelInputError, contiguous_rows, require_same
 from .gemm import (
     CANDIDATES,
     COUNTS,
+    SMALL,
     STRAIGHT,
     ahead_case,
     ahead_cases,
@@ -97,4 +98,6 @@ def ahead_of_time() -> list[AheadCase]:
     for activation in ACTIVATIONS[1:]:
         name = f"linear_dgelu {activation} {CANDIDATES[0]}"
         cases.append(ahead_case(name, _kernel, CANDIDATES[0], torch.bfloat16, pointers, activation=activation))
-    return cases
+    # At a launch a stride of 1 becomes a constant: that of a weight with one column.
+    single = {"num_columns": 1, "weight_stride": 1, "z_stride": 1, "activation": "gelu"}
+    return [*cases, ahead_case("linear_dgelu to one column", _kernel, SMALL, torch.float32, pointers, **single)]

@@ -31,7 +31,7 @@ from .gemm import (
 from .scatter_rows import scatter_rows
 
 
-@triton.jit(do_not_specialize=[*COUNTS, "num_seats"])
+@triton.jit(do_not_specialize=COUNTS)
 def _kernel(
     x, weight, bias, seats, buffer, num_rows, num_columns, depth, num_seats, x_stride, weight_stride, buffer_stride,
     even: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
