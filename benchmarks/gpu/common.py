@@ -289,7 +289,13 @@ def reads_nothing(row: Row, function: Callable[[], Any]) -> bool:
 
 
 def keep_trace(row: Row, name: str, function: Callable[[], Any], calls: int = 3) -> None:
-    """The operations of `function` that take most of the device's time, into the result."""
+    """The operations of `function` that take most of the device's time, into the result, or a note why there are none."""
+    found = optional(row, f"trace of {name}", lambda: _trace(row, function, calls))
+    if found is not None:
+        row.traces[name] = found
+
+
+def _trace(row: Row, function: Callable[[], Any], calls: int) -> list[dict[str, Any]]:
     from torch.profiler import ProfilerActivity, profile
 
     cuda = row.device.type == "cuda"
@@ -304,7 +310,7 @@ def keep_trace(row: Row, name: str, function: Callable[[], Any], calls: int = 3)
     events = sorted(taken.key_averages(), key=lambda event: -getattr(event, key))
     # On a GPU every operation is listed twice, as what the host called and as the kernels it launched: these are told.
     kernels = [event for event in events if not cuda or event.device_type.name == "CUDA"]
-    row.traces[name] = [
+    return [
         {"name": event.key[:120], "calls": event.count / calls, "us": getattr(event, key) / calls} for event in kernels[:15]
     ]
 

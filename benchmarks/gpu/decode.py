@@ -8,6 +8,7 @@ for one token is taken off a request for 129.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -20,10 +21,11 @@ from llava_kit.core.language_model import LanguageModel
 from llava_kit.model.generate import Generator
 from llava_kit.model.sampling import End, Sampling
 
-from .common import Ceilings, Row, ceilings, free, keep_trace, optional, parse_arguments, wall_times
+from .common import Ceilings, Row, ceilings, free, keep_trace, optional, parse_arguments, synchronise
 from .models import LLAVA_7B, TINY, LigerGlobals, Sizes, adopt, language_config, make_language_model
 
 PROMPT, TOKENS = 704, 128
+TRACED = 16  # a step has hundreds of kernels, each an event that the profiler reads by Python
 LIGER = "ours, kernels: liger"
 
 Generate = Callable[[Tensor, int], list[list[int]]]
@@ -112,14 +114,23 @@ def floor_rate(sizes: Sizes, batch: int, context: int, limits: Ceilings, element
     return batch * limits.bandwidth / (element * (weights + cache))
 
 
-def rate(row: Row, generate: Generate, rows: Tensor, tokens: int, rounds: int) -> float:
+def rate(generate: Generate, rows: Tensor, tokens: int, rounds: int) -> float:
     """Tokens a second of the steps after the first; the median of the rounds."""
+    generate(rows, 1)
+    generate(rows, tokens + 1)
     rates = []
     for _ in range(rounds):
-        one = wall_times(row, {"one": lambda: generate(rows, 1)}, calls=1, rounds=1)["one"].median
-        many = wall_times(row, {"many": lambda: generate(rows, tokens + 1)}, calls=1, rounds=1)["many"].median
+        one, many = _seconds(generate, rows, 1), _seconds(generate, rows, tokens + 1)
         rates.append(len(rows) * tokens / max(1e-9, many - one))
     return median(rates)
+
+
+def _seconds(generate: Generate, rows: Tensor, count: int) -> float:
+    synchronise()
+    begin = time.perf_counter()
+    generate(rows, count)
+    synchronise()
+    return time.perf_counter() - begin
 
 
 def measure(
@@ -132,33 +143,34 @@ def measure(
     rows = torch.randn(batch, prompt, sizes.hidden_size, generator=generator, device=row.device).mul(scale).to(row.dtype)
     ways = {
         "ours": our_generate(model),
+        **({} if liger is None else {LIGER: liger}),
         "transformers": their_generate(peer),
         "ours, no graphs": our_generate(model, replay="off"),
     }
-    best_way = "ours"
-    if liger is not None:
-        best_way = LIGER
-        ways[LIGER] = liger
+    best_way = "ours" if liger is None else LIGER
     for way in {"ours", best_way}:
         check(row, f"{name}, {way}", model, peer, rows, ways[way](rows, tokens))
     best = floor_rate(sizes, batch, prompt + tokens // 2, limits, rows.element_size())
     row.report.figure(f"{name}: floor, weights and cache read once a step", best, "tokens/s")
-    rates = {way: rate(row, generate, rows, tokens, 3 if way in ("ours", LIGER) else 1) for way, generate in ways.items()}
-    for way, found in rates.items():
-        row.report.figure(f"{name}: {way}", found, "tokens/s")
+    rates = {}
+    for way, generate in ways.items():
+        rates[way] = rate(generate, rows, tokens, 3 if way in ("ours", LIGER) and batch == 1 else 1)
+        row.report.figure(f"{name}: {way}", rates[way], "tokens/s")
+        row.save()
     share, ratio = (70, 2.5) if batch == 1 else (50, None)
     for way in dict.fromkeys(["ours", best_way]):
         # The targets are for the faster way where Liger is installed.
         least, times = (share, ratio) if way == best_way else (None, None)
         row.report.figure(f"{name}: {way}, of the floor", 100 * rates[way] / best, "%", at_least=least)
         row.report.figure(f"{name}: {way} / transformers", rates[way] / rates["transformers"], "x", at_least=times)
-    keep_trace(row, f"{name}, {best_way}, {tokens} tokens and the prompt", lambda: ways[best_way](rows, tokens), calls=1)
+    few = min(tokens, TRACED)
+    keep_trace(row, f"{name}, {best_way}, {few} tokens and the prompt", lambda: ways[best_way](rows, few), calls=1)
 
 
 def static(row: Row, peer: LlamaForCausalLM, sizes: Sizes, tokens: int) -> None:
     """transformers with a static cache, which it compiles: told, with no target."""
     rows = torch.randn(1, PROMPT if not row.tiny else 12, sizes.hidden_size, device=row.device).to(row.dtype)
-    found = rate(row, their_generate(peer, cache_implementation="static"), rows, tokens, 1)
+    found = rate(their_generate(peer, cache_implementation="static"), rows, tokens, 1)
     row.report.figure("B=1: transformers, static cache, compiled", found, "tokens/s")
 
 

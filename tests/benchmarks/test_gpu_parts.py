@@ -104,6 +104,30 @@ def test_a_host_read_is_seen_and_told(tmp_path):
     assert "host read" in row.notes[0]
 
 
+def test_a_trace_that_fails_costs_the_row_nothing_else(tmp_path):
+    row = _row(tmp_path)
+    common.keep_trace(row, "a trace", lambda: 1 / 0)
+    assert row.traces == {}
+    assert row.notes == ["trace of a trace: left out (ZeroDivisionError: division by zero)"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_peer_runs_without_autocast_in_the_type_of_the_model(tmp_path, dtype):
+    """Its projector is made of our connector's maps, which must be of the type of the features."""
+    row = _row(tmp_path)
+    row.dtype = dtype
+    model = models.make_model(row, models.TINY, plain=True)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    peer = models.make_peer(row, models.TINY, model).eval()
+    ids = torch.full((1, models.TINY.num_patches + 2), models.TINY.image_token)
+    ids[0, [0, -1]] = 5
+    pixels = torch.randn(1, 3, 56, 56, dtype=dtype)
+    with torch.inference_mode():
+        logits = peer(input_ids=ids, pixel_values=pixels, logits_to_keep=1).logits
+    assert logits.dtype == dtype
+    assert logits.isfinite().all()
+
+
 def test_an_error_of_nan_is_infinite():
     assert common.relative_error(torch.tensor([float("nan")]), torch.ones(1)) == float("inf")
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,14 @@ def test_a_row_for_which_no_time_is_left_is_named(tmp_path):
     session.total = 3.0
     session.run_row(ROWS[1])
     assert session.result["rows"]["G4"]["notes"] == ["left out: no time was left"]
+
+
+def test_the_helpers_of_a_row_that_is_cut_off_end_with_it(tmp_path):
+    """What workers of pytest and of torch.compile are: processes of the process, which would go on using the GPU."""
+    left = tmp_path / "left"
+    helper = f"import pathlib, time; time.sleep(2); pathlib.Path({str(left)!r}).touch(); time.sleep(60)"
+    source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {helper!r}])"
+    code, _ = Session(_Arguments(tmp_path)).call([sys.executable, "-c", source], 1)
+    assert code is None
+    time.sleep(3)
+    assert not left.exists()
