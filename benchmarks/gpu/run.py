@@ -129,8 +129,9 @@ class Session:
         code, said = self.call([sys.executable, "-m", "llava_kit", "kernels", "tune", *shapes], seconds)
         self.result["tuning"] = {"code": code, "said": said[-8000:]}
 
-    def run_row(self, entry: Entry) -> None:
-        seconds = self.left if self.tiny else min(entry.seconds, self.left)
+    def run_row(self, entry: Entry, share: float = 0.0) -> None:
+        """`share`: seconds that the row may take if that is more than what it has among all rows."""
+        seconds = self.left if self.tiny else min(max(entry.seconds, share), self.left)
         if seconds < STARTING + 5:
             self.result["rows"][entry.name] = {"row": entry.name, "notes": ["left out: no time was left"]}
             return
@@ -178,10 +179,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.no_tests:
         session.run_tests()
         session.save()
-    for entry in wanted:
+    for number, entry in enumerate(wanted):
         if entry.name == "G1" and not session.tiny:
             session.tune()
-        session.run_row(entry)
+        # Rows that were asked for by name have the whole time between them.
+        session.run_row(entry, session.left / (len(wanted) - number) if arguments.rows else 0.0)
         session.save()
     print("\n" + gpu_table(session.result))
     print(f"written: {session.path}")

@@ -98,3 +98,19 @@ def test_the_helpers_of_a_row_that_is_cut_off_end_with_it(tmp_path):
     assert code is None
     time.sleep(3)
     assert not left.exists()
+
+
+@pytest.mark.parametrize(("names", "expected"), [([], []), (["G4"], [300]), (["G3", "G4"], [150, 300])])
+def test_rows_asked_for_by_name_have_the_whole_time(tmp_path, monkeypatch, names, expected):
+    given = []
+
+    def call(session, command, seconds):
+        given.append(round(seconds))
+        return 0, ""
+
+    monkeypatch.setattr(Session, "call", call)
+    monkeypatch.setattr("benchmarks.gpu.run._device", lambda: "a GPU")
+    wanted = [entry for entry in ROWS if entry.name in ("G3", "G4", "G5", "G6")]
+    monkeypatch.setattr("benchmarks.gpu.run.ROWS", wanted)
+    run_all([*names, "--total", "300", "--folder", str(tmp_path), "--no-tests"])
+    assert sorted(given) == sorted(expected if names else [entry.seconds for entry in wanted])

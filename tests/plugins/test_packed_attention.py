@@ -97,8 +97,10 @@ def test_one_kernel_is_one_attention_for_each_sequence(window, heads, groups, wi
     allowed = 2e-2 if dtype is torch.bfloat16 else 4e-3
     for found, filled, wanted in zip(*results, truth, strict=True):
         assert found.dtype == dtype
-        assert (found.float() - wanted).abs().max() <= allowed * wanted.abs().max()
+        # Who sees itself alone has weights of one, whatever the scores: gradients of queries and keys are nothing but rounding.
+        limit = allowed * wanted.abs().max().clamp(min=1e-2)
+        assert (found.float() - wanted).abs().max() <= limit
         # A longest sequence that is rounded up, and empty sequences at the end, change nothing; how the kernel adds up the
         # gradient of queries may differ from run to run.
-        assert (filled.float() - found.float()).abs().max() <= allowed * wanted.abs().max()
+        assert (filled.float() - found.float()).abs().max() <= limit
     assert torch.equal(results[0][0], results[1][0])
