@@ -164,14 +164,14 @@ def test_waits_for_nothing_and_is_captured(choice):
     grad, weight, z = (tensor.contiguous() for tensor in inputs(576, 4096, 4096, "cuda", torch.bfloat16))
     expected = linear_dgelu(grad, weight, z, "gelu", choice)
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
     torch.cuda.set_sync_debug_mode("error")
     try:
         linear_dgelu(grad, weight, z, "gelu", choice)
-        with torch.cuda.graph(graph):
-            found = linear_dgelu(grad, weight, z, "gelu", choice)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = linear_dgelu(grad, weight, z, "gelu", choice)
     found.zero_()
     graph.replay()
     assert torch.equal(found, expected)

@@ -286,14 +286,14 @@ def test_waits_for_nothing_and_is_captured(choice):
     x, weight, bias = (tensor.contiguous() for tensor in layer(576, 4096, 1024, "cuda", torch.bfloat16))
     expected = linear_gelu(x, weight, bias, "gelu", True, choice)[0]
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
     torch.cuda.set_sync_debug_mode("error")
     try:
         linear_gelu(x, weight, bias, "gelu", True, choice)
-        with torch.cuda.graph(graph):
-            h = linear_gelu(x, weight, bias, "gelu", True, choice)[0]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        h = linear_gelu(x, weight, bias, "gelu", True, choice)[0]
     h.zero_()
     graph.replay()
     assert torch.equal(h, expected)

@@ -185,14 +185,14 @@ def test_waits_for_nothing_and_is_captured(choice):
     linear_scatter(x, weight, bias, seats, buffer, choice)
     expected = buffer.clone()
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
     torch.cuda.set_sync_debug_mode("error")
     try:
         linear_scatter(x, weight, bias, seats, buffer, choice)
-        with torch.cuda.graph(graph):
-            linear_scatter(x, weight, bias, seats, buffer, choice)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        linear_scatter(x, weight, bias, seats, buffer, choice)
     buffer.zero_()
     graph.replay()
     assert torch.equal(buffer, expected)
