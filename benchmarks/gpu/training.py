@@ -302,11 +302,16 @@ def check(row: Row, bench: Bench, ways: dict[str, Way]) -> None:
 
 
 def take_turns(row: Row, bench: Bench, ways: dict[str, Way], reserve: float) -> None:
-    """One step of each way in turn; the first steps warm up. Ends early when no more than `reserve` seconds are left."""
+    """One step of each way in turn; the first steps warm up. Ends early when no more than `reserve` seconds are left.
+
+    What is timed are the batches of the warm-up again: for a length that is new to it, cuDNN's attention, which torch prefers
+    on Hopper, makes a plan first, and in a whole training hardly any length is new.
+    """
+    count = max(1, bench.scale.warm_up)
     for number in range(bench.scale.steps):
         begin = time.monotonic()
         for way in ways.values():
-            step = way.steps[number % len(way.steps)]
+            step = way.steps[number % min(count, len(way.steps))]
             synchronise()
             start = time.perf_counter()
             bench.run(way, step)
