@@ -109,7 +109,7 @@ class Session:
         if not files:
             self.result["tests"] = {"note": "no tests need a GPU"}
             return
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-v", "--tb=short", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-m", "gpu and not slow", "-v", "-v", "--tb=short", "-p", "no:cacheprovider"]
         command.append("--continue-on-collection-errors")  # a package that one file needs may be missing
         if importlib.util.find_spec("xdist") is not None:
             command += ["-n", "4"]

@@ -11,29 +11,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from llava_kit.data.collate import Batch, collate
-from llava_kit.data.example import Example
 from llava_kit.model.vlm import VisionLanguageModel
-from llava_kit.recipe.schema import ComponentTraining, Optimizer
-from llava_kit.train.optim import Optimizers, set_trainable
 
-from .batches import IGNORED, PaddedBatch, pad_examples
+from .bench import Bench, Scale, Way, num_positions, step_of
 from .common import (
-    GIB,
     Row,
     free,
     keep_trace,
-    memory_of,
     optional,
     parse_arguments,
     peak_flops,
@@ -41,205 +30,12 @@ from .common import (
     relative_error,
     synchronise,
 )
-from .lengths import draw_examples, grouped_batches, packed_rows, random_batches
 from .models import SLICE, TINY, LigerGlobals, Sizes, adopt, liger_llama, make_model, make_peer
 from .schedule import tell_schedule
-
-
-@dataclass(frozen=True)
-class Scale:
-    sizes: Sizes
-    positions: int
-    """of a packed step"""
-    batch: int
-    """samples of a padded step"""
-    samples: int
-    steps: int
-    warm_up: int
-    shorter: int = 1
-
 
 FULL = Scale(SLICE, positions=16_384, batch=16, samples=260, steps=12, warm_up=4)
 _SMALL_SIZES = replace(TINY, hidden_size=16, num_hidden_layers=1, vocab_size=64, vision={**TINY.vision, "image_size": 28})
 SMALL = Scale(_SMALL_SIZES, positions=72, batch=2, samples=6, steps=1, warm_up=0, shorter=32)
-
-
-@dataclass
-class Step:
-    """What one optimizer step is made of; `tokens` are those of its samples."""
-
-    parts: list[Any]
-    tokens: int
-    targets: int
-
-
-@dataclass
-class Way:
-    """One way to train: how its steps are made (in how many parts), and the summed loss of a part on the device."""
-
-    loss: Callable[[Any], Tensor]
-    make: Callable[[int], list[Step]]
-    around: Callable[[], AbstractContextManager[None]] = nullcontext
-    parts: int = 1
-    steps: list[Step] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second."""
-        return sum(self.tokens) / sum(self.seconds)
-
-
-class Bench:
-    """The model, its peers and their data."""
-
-    def __init__(self, row: Row, scale: Scale, dtype: torch.dtype):
-        self.row, self.scale = row, scale
-        sizes = scale.sizes
-        self.model: Any = make_model(row, sizes, dtype=dtype)
-        self.peer = make_peer(row, sizes, self.model)
-        training = {name: ComponentTraining(lr=2e-5) for name in ("connector", "language_model")}
-        set_trainable(self.model, training)
-        self.optimizers = Optimizers(self.model, training, Optimizer())
-        self.examples = draw_examples(
-            scale.samples,
-            seed=0,
-            vocab=min(sizes.vocab_size, 32_000) - 1,
-            image_size=sizes.vision["image_size"],
-            patches=sizes.num_patches,
-            scale=scale.shorter,
-        )
-        self.lengths = [example.length for example in self.examples]
-
-    # The data of each way, in pinned memory, as workers leave it.
-
-    def packed(self, parts: int) -> list[Step]:
-        positions = self.scale.positions // parts
-        rows = packed_rows(self.lengths, positions, seed=0)
-        steps = [rows[start : start + parts] for start in range(0, len(rows) - parts + 1, parts)]
-        return [_step([self._collated(row, positions) for row in step]) for step in steps]
-
-    def _collated(self, numbers: Sequence[int], positions: int) -> Batch:
-        spec = self.model.encoder.spec
-        batch = collate(
-            [self.examples[number] for number in numbers],
-            side=spec.grid,
-            vocab=self.scale.sizes.vocab_size,
-            rows_of=[list(range(len(numbers)))],
-            length=positions,
-        )
-        return batch.pin_memory() if self.row.device.type == "cuda" else batch
-
-    def random(self, parts: int) -> list[Step]:
-        return self._padded(random_batches(len(self.lengths), self.scale.batch, seed=0), parts)
-
-    def grouped(self, parts: int) -> list[Step]:
-        return self._padded(grouped_batches(self.lengths, self.scale.batch, seed=0), parts)
-
-    def _padded(self, batches: list[list[int]], parts: int) -> list[Step]:
-        size = self.scale.batch // parts
-        steps = []
-        for batch in batches:
-            pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
-            steps.append(_step([self.pad([self.examples[number] for number in piece]) for piece in pieces]))
-        return steps
-
-    def pad(self, examples: Sequence[Example]) -> PaddedBatch:
-        """As transformers' processor and collator leave it: an image token a patch, float pixels, padding on the right."""
-        spec, sizes = self.model.encoder.spec, self.scale.sizes
-        batch = pad_examples(examples, spec.grid, sizes.image_token)
-        scale, shift = torch.tensor(spec.std).view(3, 1, 1), torch.tensor(spec.mean).view(3, 1, 1)
-        batch = replace(batch, pixels=((batch.pixels.float() / 255 - shift) / scale).to(torch.float32))
-        return batch.pin_memory() if self.row.device.type == "cuda" else batch
-
-    # The summed loss of a part, for each way.
-
-    def our_loss(self, model: VisionLanguageModel) -> Callable[[Batch], Tensor]:
-        return lambda b: model(b.tiles, b.plan, b.position_ids, b.target_positions, b.target_ids)
-
-    def their_loss(self, batch: PaddedBatch) -> Tensor:
-        """`loss` of the class is a mean: it is made the sum, so that all ways have the same gradients."""
-        output = self.peer(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            pixel_values=batch.pixels if len(batch.pixels) else None,
-            labels=batch.labels,
-            use_cache=False,
-        )
-        return output.loss * batch.num_targets
-
-    def liger_loss(self, peer: Any) -> Callable[[PaddedBatch], Tensor]:
-        """As Liger's own forward for Llama: hidden states straight into the fused loss."""
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-        fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, reduction="sum")
-
-        def loss(batch: PaddedBatch) -> Tensor:
-            pixels = batch.pixels if len(batch.pixels) else None
-            output = peer.model(input_ids=batch.ids, attention_mask=batch.mask, pixel_values=pixels, use_cache=False)
-            labels = F.pad(batch.labels, (0, 1), value=IGNORED)[:, 1:].flatten()
-            return fused(peer.lm_head.weight, output.last_hidden_state.flatten(0, 1), labels)
-
-        return loss
-
-    def compute(self, way: Way, step: Step) -> Tensor:
-        """Gradients of the mean over all targets; the mean itself."""
-        self.optimizers.zero_grad()
-        total = torch.zeros((), device=self.row.device)
-        with way.around():
-            for part in step.parts:
-                there = part.to(self.row.device, non_blocking=True)
-                with torch.autocast(self.row.device.type, torch.bfloat16, enabled=not self.row.tiny):
-                    loss = way.loss(there)
-                (loss / step.targets).backward()
-                total += loss.detach().float()
-        return total / step.targets
-
-    def apply(self) -> None:
-        norm = get_total_norm(self.optimizers.gradients())
-        clip_grads_with_norm_(list(self.optimizers.parameters.values()), 1.0, norm)
-        self.optimizers.step()
-
-    def run(self, way: Way, step: Step) -> None:
-        self.compute(way, step)
-        self.apply()
-
-    def fit(self, name: str, way: Way) -> None:
-        """Makes the steps of `way` in as few parts as fit into memory, and tries the largest of them."""
-        while True:
-            way.steps = way.make(way.parts)
-            largest = max(way.steps, key=lambda step: max(part.num_positions for part in map(_sized, step.parts)))
-            peak = self._try(way, largest)
-            if peak is not None:
-                break
-            # Out of the `except`, which would still hold what the failed step had made.
-            self.optimizers.zero_grad()
-            free()
-            way.parts *= 2
-            if way.parts > 4:
-                raise RuntimeError(f"{name}: not even a quarter of a step fits into this device's memory")
-        self.row.report.figure(f"{name}: parts of a step", way.parts)
-        self.row.report.figure(f"{name}: memory above weights and states", peak / GIB, "GiB")
-
-    def _try(self, way: Way, step: Step) -> int | None:
-        try:
-            return memory_of(lambda: self.run(way, step))[1].peak
-        except torch.OutOfMemoryError:
-            return None
-
-
-@dataclass(frozen=True)
-class _Sized:
-    num_positions: int
-
-
-def _sized(part: Batch | PaddedBatch) -> _Sized:
-    return _Sized(part.ids.numel() if isinstance(part, PaddedBatch) else part.position_ids.numel())
-
-
-def _step(parts: list[Any]) -> Step:
-    return Step(parts, sum(part.num_tokens for part in parts), sum(part.num_targets for part in parts))
 
 
 def make_ways(row: Row, bench: Bench) -> dict[str, Way]:
@@ -278,13 +74,17 @@ def check(row: Row, bench: Bench, ways: dict[str, Way]) -> None:
     """The same samples, packed and padded: losses and the connector's gradients agree."""
     count = min(4, bench.scale.batch)
     numbers = list(range(count))
-    packed = _step([bench._collated(numbers, sum(bench.lengths[:count]))])
-    padded = _step([bench.pad([bench.examples[number] for number in numbers])])
+    packed = step_of([bench._collated(numbers, sum(bench.lengths[:count]))])
+    padded = step_of([bench.pad([bench.examples[number] for number in numbers])])
     parameters = list(bench.model.connector.parameters())
     found = {}
     for name, way in list(ways.items()):
-        loss = optional(row, name, lambda n=name, w=way: float(bench.compute(w, packed if n.startswith("ours") else padded)))
-        if loss is None and name not in ("ours", "transformers, padded"):
+
+        def one(name: str = name, way: Way = way) -> float:
+            return float(bench.compute(way, packed if name.startswith("ours") else padded))
+
+        loss = one() if name in ("ours", "transformers, padded") else optional(row, name, one)
+        if loss is None:
             del ways[name]  # does not work here: the others are still to be measured
             continue
         found[name] = loss, [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
@@ -310,11 +110,14 @@ def take_turns(row: Row, bench: Bench, ways: dict[str, Way], reserve: float) -> 
     count = max(1, bench.scale.warm_up)
     for number in range(bench.scale.steps):
         begin = time.monotonic()
-        for way in ways.values():
+        for name, way in list(ways.items()):
             step = way.steps[number % min(count, len(way.steps))]
             synchronise()
             start = time.perf_counter()
-            bench.run(way, step)
+            if not bench.runs(way, step):
+                row.note(f"{name}: left out after {number} steps: out of memory, beside the others")
+                del ways[name]
+                continue
             synchronise()
             if number >= bench.scale.warm_up:
                 way.seconds.append(time.perf_counter() - start)
@@ -337,7 +140,7 @@ def tell(row: Row, bench: Bench, ways: dict[str, Way], name: str) -> None:
     each = flops_per_token(bench.scale.sizes, mean_length)
     best = max((way for way in ways if way.startswith("ours")), key=lambda way: ways[way].rate)
     for label, way in ways.items():
-        places = sum(_sized(part).num_positions for step in way.steps for part in step.parts)
+        places = sum(num_positions(part) for step in way.steps for part in step.parts)
         report.figure(
             f"{name}: {label}, positions that are padding", 100 * (1 - sum(s.tokens for s in way.steps) / places), "%"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
@@ -29,6 +31,7 @@ ARGUMENT = "llava_kit_view"
 
 # The first releases of torch's variable-length attention knew no windows, the next ones no `enable_gqa`.
 _VARLEN_KNOWS = frozenset(inspect.signature(varlen_attn).parameters)
+_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _HALF = (torch.bfloat16, torch.float16)
 
 # What other architectures pass to their attention and this one does not compute.
@@ -120,6 +123,15 @@ def _near(seen: Tensor, window: int | None) -> Tensor:
 def _recorded(device: torch.device) -> bool:
     """The operations will be done again for other batches: where sequences begin must be read from the device, by masks."""
     return torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
+def any_length(rows: Tensor) -> AbstractContextManager[None]:
+    """While it is entered, torch's attention takes kernels that do not mind which lengths they see.
+
+    That is, not cuDNN's, which torch 2.11 prefers on Hopper: it makes a plan for each new length, and prompts and batches have
+    ever new ones. Entering costs 50 us, so a model does it once and not in each layer.
+    """
+    return sdpa_kernel(_BACKENDS) if rows.is_cuda else nullcontext()
 
 
 def fused_type(rows: Tensor, head_width: int) -> torch.dtype | None:

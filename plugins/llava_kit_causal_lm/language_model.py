@@ -17,7 +17,7 @@ from llava_kit import LanguageModel, PluginError, Published, Sequences, suggest
 from llava_kit.core.checkpoint import Checkpoint, build_model, open_checkpoint, quiet_transformers
 
 from . import CausalLmOptions
-from .attention import ARGUMENT, NAME, fused_type, make_step_view, make_view, packed_mask
+from .attention import ARGUMENT, NAME, any_length, fused_type, make_step_view, make_view, packed_mask
 from .cache import BufferLayer, CausalLmCache
 from .fixed_cache import FixedCache
 from .liger import apply_patch, find_patch
@@ -139,7 +139,8 @@ class CausalLm(LanguageModel):
         elif sequences is not None and sequences.packed and self._windows == {None}:
             # Not every architecture finds packing in the position ids (OPT does not); those with windows do.
             arguments["attention_mask"] = packed_mask(rows, sequences, additive=self.attention == "eager")
-        return self.decoder(**arguments).last_hidden_state
+        with any_length(rows):
+            return self.decoder(**arguments).last_hidden_state
 
     def _step(self, rows: Tensor, position_ids: Tensor, cache: FixedCache, visible: int) -> Tensor:
         """[N, 1, D] -> [N, 1, D]: one position more into a frozen cache."""
@@ -148,7 +149,8 @@ class CausalLm(LanguageModel):
         padding = cache.left_padding if len(rows) > 1 else None
         view = make_step_view(cache.place, visible, self._windows, left_padding=padding, dtype=rows.dtype)
         arguments: dict[str, Any] = {ARGUMENT: view, "past_key_values": cache.past, "use_cache": True}
-        hidden = self.decoder(inputs_embeds=rows, position_ids=position_ids, **arguments).last_hidden_state
+        with any_length(rows):
+            hidden = self.decoder(inputs_embeds=rows, position_ids=position_ids, **arguments).last_hidden_state
         cache.place.add_(1)
         return hidden
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks import readme
-from benchmarks.gpu import common, head, lengths, models, on_gpu, schedule, training
+from benchmarks.gpu import batches, common, head, lengths, models, on_gpu, schedule, training
 from llava_kit.core.tiles import Grid
 
 
@@ -35,8 +35,8 @@ def test_lengths_are_those_of_the_mixture():
 def test_batches_hold_each_sample_once():
     sizes = [length for _, length in lengths.draw_lengths(200, seed=1)]
     rows = lengths.packed_rows(sizes, 2048, seed=0)
-    for batches in (rows, lengths.random_batches(200, 16, seed=0), lengths.grouped_batches(sizes, 16, seed=0)):
-        flat = [number for batch in batches for number in batch]
+    for split in (rows, lengths.random_batches(200, 16, seed=0), lengths.grouped_batches(sizes, 16, seed=0)):
+        flat = [number for batch in split for number in batch]
         assert len(flat) == len(set(flat)) >= 170
     assert all(sum(sizes[number] for number in row) <= 2048 for row in rows)
     spread = [max(sizes[n] for n in batch) / min(sizes[n] for n in batch) for batch in lengths.grouped_batches(sizes, 16, 0)]
@@ -45,7 +45,7 @@ def test_batches_hold_each_sample_once():
 
 def test_padded_examples_say_what_the_packed_ones_do():
     examples = lengths.draw_examples(6, seed=0, vocab=90, image_size=28, patches=4, scale=16)
-    batch = training.pad_examples(examples, Grid(2, 2), image_token=95)
+    batch = batches.pad_examples(examples, Grid(2, 2), image_token=95)
     assert batch.num_tokens == sum(example.length for example in examples)
     assert batch.num_targets == sum(example.num_targets for example in examples)
     assert int((batch.ids == 95).sum()) == 4 * len(batch.pixels)
