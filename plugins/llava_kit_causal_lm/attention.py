@@ -125,7 +125,7 @@ def _recorded(device: torch.device) -> bool:
     return torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
 
 
-def any_length(rows: Tensor) -> AbstractContextManager[None]:
+def any_length(rows: Tensor) -> AbstractContextManager[Any]:
     """While it is entered, torch's attention takes kernels that do not mind which lengths they see.
 
     That is, not cuDNN's, which torch 2.11 prefers on Hopper: it makes a plan for each new length, and prompts and batches have
