@@ -50,6 +50,7 @@ ROWS = (
     Entry("G6", "decode", (), 90),
     Entry("G5", "first_token", (), 60),
 )
+TABLES = ROOT / "kernels" / "llava_kit_kernels" / "tables"
 # The products of a LLaVA-1.5-7B projector at 1, 8 and 32 pictures: what rows G1 and G2 ask the tables for first.
 SHAPES = tuple(f"{op}:{m}x4096x{k}" for m in (4608, 576, 18_432) for op, k in (("linear_gelu", 1024), ("linear_scatter", 4096)))
 
@@ -127,7 +128,7 @@ class Session:
         _say(f"tuning, at most {seconds:.0f} s")
         shapes = [word for shape in SHAPES for word in ("--shape", shape)]
         code, said = self.call([sys.executable, "-m", "llava_kit", "kernels", "tune", *shapes], seconds)
-        self.result["tuning"] = {"code": code, "said": said[-8000:]}
+        self.result["tuning"] = {"code": code, "said": said[-8000:], "tables": keep_tables()}
 
     def run_row(self, entry: Entry, share: float = 0.0) -> None:
         """`share`: seconds that the row may take if that is more than what it has among all rows."""
@@ -164,6 +165,16 @@ def _device() -> str:
     return torch.cuda.get_device_name()
 
 
+def keep_tables() -> list[str]:
+    """Copies what was measured to where shipped tables lie (and to OUT), for whoever wants to commit it."""
+    found = sorted(Path(os.environ["LLAVA_KIT_CACHE"], "kernels").glob("*.json"))
+    for folder in filter(None, (TABLES, os.environ.get("OUT"))):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for path in found:
+            shutil.copy(path, folder)
+    return [path.name for path in found]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(entry.name for entry in ROWS)}; default: all")
@@ -175,16 +186,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.tiny and arguments.folder == RESULTS:
         parser.error("--tiny measures nothing: name another --folder than that of the results")
     session = Session(arguments)
-    wanted = [entry for entry in ROWS if entry.name in arguments.rows or not arguments.rows]
-    if not arguments.no_tests:
-        session.run_tests()
-        session.save()
-    for number, entry in enumerate(wanted):
-        if entry.name == "G1" and not session.tiny:
-            session.tune()
-        # Rows that were asked for by name have the whole time between them.
-        session.run_row(entry, session.left / (len(wanted) - number) if arguments.rows else 0.0)
-        session.save()
+    with tempfile.TemporaryDirectory() as cache:
+        # The user's own tables stay out of it: rows see those that ship and what this run measures.
+        os.environ["LLAVA_KIT_CACHE"] = cache
+        wanted = [entry for entry in ROWS if entry.name in arguments.rows or not arguments.rows]
+        if not arguments.no_tests:
+            session.run_tests()
+            session.save()
+        for number, entry in enumerate(wanted):
+            if entry.name == "G1" and not session.tiny:
+                session.tune()
+            # Rows that were asked for by name have the whole time between them.
+            session.run_row(entry, session.left / (len(wanted) - number) if arguments.rows else 0.0)
+            session.save()
     print("\n" + gpu_table(session.result))
     print(f"written: {session.path}")
     if not arguments.tiny and arguments.folder == RESULTS:

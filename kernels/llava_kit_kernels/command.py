@@ -16,7 +16,9 @@ DTYPES = ("bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="tune|show")
-    tuning = actions.add_parser("tune", help="measure cuBLAS against the fused kernels, keep what won (minutes; needs a GPU)")
+    tuning = actions.add_parser(
+        "tune", help="measure the kernels against plain torch and cuBLAS, keep what won (minutes; needs a GPU)"
+    )
     tuning.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of activations and weights; bfloat16 unless told")
     tuning.add_argument(
         "--shape",
@@ -52,9 +54,9 @@ def _tune(dtype: str, shapes: list[str] | None) -> int:
 
     if not torch.cuda.is_available():
         raise LlavaKitError("tuning measures a GPU, and torch finds none")
-    tune([_parse(text) for text in shapes] if shapes else None, dtype=getattr(torch, dtype), report=_say)
-    if shapes is None:
-        contest(dtype=getattr(torch, dtype), report=_say)
+    wanted = [_parse(text) for text in shapes] if shapes else None
+    contest(dtype=getattr(torch, dtype), report=_say)
+    tune(wanted, dtype=getattr(torch, dtype), report=_say)
     return 0
 
 

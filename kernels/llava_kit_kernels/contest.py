@@ -1,6 +1,6 @@
 """The splicer and the loss as a whole against plain torch on this device: only what won is what `auto` takes.
 
-`llava-kit kernels tune` runs it after the products. The shapes are those of LLaVA-1.5 7B: eight samples of one picture (576
+`llava-kit kernels tune` runs it before the products. The shapes are those of LLaVA-1.5 7B: eight samples of one picture (576
 rows of 1,024 to 4,096) and 300 text rows; a head of 32,064 words with a fifth of the rows supervised. Forward and backward;
 projector, table and head train.
 """

@@ -210,3 +210,15 @@ def test_installed_beside_it_runs_with_its_plugins(tmp_path):
     command = [sys.executable, "-P", "-m", "llava_kit", "plugins", "list"]
     listed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert listed.stdout.count("triton (llava-kit") == 3, listed.stderr
+
+
+def test_tables_that_were_measured_come_home(tmp_path, monkeypatch):
+    from benchmarks.gpu import run
+
+    (tmp_path / "cache" / "kernels").mkdir(parents=True)
+    (tmp_path / "cache" / "kernels" / "parts-NVIDIA-X.json").write_text("{}")
+    monkeypatch.setenv("LLAVA_KIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(run, "TABLES", tmp_path / "tables")
+    assert run.keep_tables() == ["parts-NVIDIA-X.json"]
+    assert all((tmp_path / place / "parts-NVIDIA-X.json").exists() for place in ("out", "tables"))

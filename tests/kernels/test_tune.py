@@ -189,10 +189,10 @@ def test_the_verb_tunes(monkeypatch, capsys):
     command.run(arguments_of("tune", "--dtype", "float16", "--shape", "linear_gelu:4608x4096x1024"))
     assert asked == {"shapes": [Shape("linear_gelu", 4608, 4096, 1024)], "dtype": torch.float16}
     assert capsys.readouterr().out == "a line\n"
-    assert not contests
+    assert contests == [torch.float16]
     command.run(arguments_of("tune"))
     assert asked == {"shapes": None, "dtype": torch.bfloat16}
-    assert contests == [torch.bfloat16]
+    assert contests == [torch.float16, torch.bfloat16]
 
 
 @pytest.mark.parametrize("text", ["linear_gelu", "linear:1x2x3", "linear_gelu:1x2", "linear_gelu:1x0x3", "linear_gelu:1x2xk"])

@@ -78,23 +78,22 @@ def tune(
 ) -> Table:
     """Measures `shapes` (None: `llava_shapes()`), adds what won to the user's table, and gives what it added.
 
-    `report` gets a line for each shape; `timer` gives microseconds, by default of the GPU. What was measured before an
-    interruption is kept. Raises `KernelInputError`: float32 has no candidate.
+    `report` gets a line for each shape; `timer` gives microseconds, by default of the GPU. Each shape is kept as soon as it is
+    measured. Raises `KernelInputError`: float32 has no candidate.
     """
     if dtype not in (torch.bfloat16, torch.float16):
         raise KernelInputError(f"{dtype} has nothing to tune: cuBLAS computes it; expected bfloat16 or float16")
     device = torch.device("cuda", torch.cuda.current_device()) if device is None else device
     table: Table = {}
-    try:
-        for shape in llava_shapes() if shapes is None else shapes:
-            with torch.cuda.device(device if device.type == "cuda" else -1):
-                choice = _winner(shape, device, dtype, report, timer or time_on_gpu, tuple(tiles))
-            if choice is not None:
-                table[Key(shape.op, dtype, shape.n, shape.k, bucket(shape.m))] = choice
-    finally:
-        if table:
-            path = choices.save(device, table)
-            report(f"written to {path}: {len(table)} of this run" if path else "nothing is kept: no file could be written")
+    path = None
+    for shape in llava_shapes() if shapes is None else shapes:
+        with torch.cuda.device(device if device.type == "cuda" else -1):
+            choice = _winner(shape, device, dtype, report, timer or time_on_gpu, tuple(tiles))
+        if choice is not None:
+            table[Key(shape.op, dtype, shape.n, shape.k, bucket(shape.m))] = choice
+            path = choices.save(device, table)  # each time: whoever ends this need not ask
+    if table:
+        report(f"written to {path}: {len(table)} of this run" if path else "nothing is kept: no file could be written")
     return table
 
 
