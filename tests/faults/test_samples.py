@@ -131,7 +131,8 @@ def children_of(pid: int) -> list[int]:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is started with Ctrl-C ignored
 sys.path.insert(0, {folder!r})
 from test_samples import Talk, TrainLoader, make_maker
 loader = TrainLoader(make_maker(), Talk(100000), global_batch_size=2, epochs=1, workers=2)
