@@ -23,13 +23,10 @@ from typing import Any
 
 import torch
 
+from llava_kit_kernels.ops.clock import event_times
+
 from ..common import Report, Times, count_host_reads, count_operations, environment
 
-# More than any L2 cache (H100 50 MB, H200 60 MB by torch's report): written between iterations so that each starts cold.
-FLUSH_BYTES = 256 << 20
-# The device is kept busy for so many of its cycles (about 1 ms) before each call, so that the host, which launches meanwhile,
-# is ahead of it: the launches of a projector's forward and backward pass take up to that long.
-AHEAD_CYCLES = 2_000_000
 # Dense bfloat16 FLOP/s of the data sheets, by the beginning of the device's name; for others no utilisation is told.
 PEAKS = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA A100": 312e12}
 MIB, GIB = 1 << 20, 1 << 30
@@ -135,9 +132,10 @@ def gpu_times(row: Row, functions: Functions, *, seconds: float, most: int = 100
     for _ in range(warm_up):
         for function in functions.values():
             function()
-    clock = _events if row.device.type == "cuda" else _host
-    scratch = torch.empty(FLUSH_BYTES if row.device.type == "cuda" and flush else 1, dtype=torch.int8, device=row.device)
-    return clock(functions, rounds, scratch)
+    if row.device.type != "cuda":
+        return _host(functions, rounds)
+    found = event_times(functions, rounds, flush=flush)
+    return {name: _times([microseconds / 1e6 for microseconds in taken]) for name, taken in found.items()}
 
 
 def _fit(row: Row, functions: Functions, seconds: float, most: int) -> tuple[int, int]:
@@ -157,26 +155,10 @@ def _fit(row: Row, functions: Functions, seconds: float, most: int) -> tuple[int
     return rounds // 4, rounds
 
 
-def _events(functions: Functions, rounds: int, scratch: torch.Tensor) -> dict[str, Times]:
-    pairs: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda._sleep(AHEAD_CYCLES)
-            scratch.zero_()
-            begin.record()
-            function()
-            end.record()
-            pairs[name].append((begin, end))
-    torch.cuda.synchronize()
-    return {name: _times([begin.elapsed_time(end) / 1e3 for begin, end in taken]) for name, taken in pairs.items()}
-
-
-def _host(functions: Functions, rounds: int, scratch: torch.Tensor) -> dict[str, Times]:
+def _host(functions: Functions, rounds: int) -> dict[str, Times]:
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            scratch.zero_()
             begin = time.perf_counter()
             function()
             seconds[name].append(time.perf_counter() - begin)

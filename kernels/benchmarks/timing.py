@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llava_kit_kernels.ops.clock import event_times
+
 if "--tiny" in sys.argv and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 WARM_UP, TIMED = 25, 100  # the rules of our scoreboard for rows on a GPU
-# Five times the L2 cache of an H200. To overwrite it takes 50 us and more, so that the host is ahead when the clock starts.
-FLUSH_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,7 @@ def interleaved(functions: list[Callable[[], Tensor]], *, warm_up: int, timed: i
 
 
 def _time_on_gpu(functions: list[Callable[[], Tensor]], timed: int) -> list[list[float]]:
-    other = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    events = [[(_event(), _event()) for _ in range(timed)] for _ in functions]
-    torch.cuda.synchronize()
-    for turn in range(timed):
-        for function, pairs in zip(functions, events, strict=True):
-            other.zero_()
-            begin, end = pairs[turn]
-            begin.record()
-            function()
-            end.record()
-    torch.cuda.synchronize()
-    return [[begin.elapsed_time(end) * 1e3 for begin, end in pairs] for pairs in events]
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)
+    return list(event_times(dict(enumerate(functions)), timed).values())
 
 
 def _time_on_cpu(functions: list[Callable[[], Tensor]], timed: int) -> list[list[float]]:

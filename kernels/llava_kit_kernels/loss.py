@@ -22,13 +22,8 @@ class TritonLoss:
 
     def __call__(self, hidden: Tensor, positions: Tensor, ids: Tensor, language_model: LanguageModel) -> Tensor:
         """hidden [..., D] (flat: [T, D]), positions int64 [M], ids int64 [M] -> the sum, float32 []."""
-        if has_own_logits(language_model):
+        if language_model.has_own_logits:
             rows = hidden.flatten(0, -2).index_select(0, positions)
             return F.cross_entropy(language_model.logits(rows).float(), ids, reduction="sum", ignore_index=IGNORE)
         head, bias, softcap = language_model.head, language_model.head_bias, language_model.logit_softcap
         return head_loss(hidden, positions, ids, head, bias, softcap=softcap, limit=self.limit)
-
-
-def has_own_logits(language_model: LanguageModel) -> bool:
-    """Whether its class, or it alone, overrides `logits`: then `head`, `head_bias` and `logit_softcap` may not tell all."""
-    return type(language_model).logits is not LanguageModel.logits or "logits" in vars(language_model)

@@ -88,6 +88,11 @@ class LanguageModel(nn.Module, ABC):
         """[vocab], where the output projection has one."""
         return None
 
+    @property
+    def has_own_logits(self) -> bool:
+        """Whether `logits` is overridden, in its class or on it alone: then head, bias and cap may not tell all."""
+        return type(self).logits is not LanguageModel.logits or "logits" in vars(self)
+
     @abstractmethod
     def forward(self, rows: Tensor, position_ids: Tensor, *, sequences: Sequences | None = None, cache: Any = None) -> Tensor:
         """[B, S, D], int64 [B, S] -> hidden states [B, S, D] after the final norm; attention is causal.

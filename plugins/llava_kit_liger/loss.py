@@ -19,7 +19,7 @@ class LigerLoss:
 
         Raises `PluginError` for a language model that computes its logits in a way of its own.
         """
-        if type(language_model).logits is not LanguageModel.logits or "logits" in vars(language_model):
+        if language_model.has_own_logits:
             raise PluginError(
                 f"loss 'liger': found {type(language_model).__name__}, which computes its logits itself; expected a head of "
                 "`head`, `head_bias` and `logit_softcap`; write `loss: reference` in the recipe"

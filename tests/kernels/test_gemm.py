@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from llava_kit_kernels.ops.common import KernelInputError
-from llava_kit_kernels.ops.gemm import CANDIDATES, SMALL, _resident, corner, launch, quarters, tiles_of
+from llava_kit_kernels.ops.gemm import CANDIDATES, SMALL, _resident, corner, launch_product, quarters, tiles_of
 
 
 @triton.jit
@@ -66,7 +66,7 @@ def test_tiles_are_counted_up_to_the_end_of_int32(size, tiles, home):
 
 def test_too_many_tiles_are_refused():
     with pytest.raises(KernelInputError, match=r"tiles; "):
-        launch(None, SMALL, (2**31 - 1, 2**20, 64), device=torch.device("cpu"))
+        launch_product(None, SMALL, (2**31 - 1, 2**20, 64), on=torch.empty(0))
 
 
 def test_how_many_programs_a_multiprocessor_holds():

@@ -23,14 +23,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .common import AheadCase
+from .common import FUSION, AheadCase
 
 # Hopper (H100, H200). A block may have 227 KiB of shared memory there (CUDA C++ programming guide, compute capability 9.0).
 TARGET = GPUTarget("cuda", 90, 32)
 MOST_SHARED = 227 * 1024
-
-# `a * b + c` in one instruction. Said at every launch: the default of Triton changes with 3.10.
-FUSION = {"enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)

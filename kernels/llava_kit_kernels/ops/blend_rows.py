@@ -13,6 +13,7 @@ from torch import Tensor
 from .common import (
     AheadCase,
     KernelInputError,
+    blocks,
     blocks_of,
     contiguous_rows,
     launch,
@@ -144,7 +145,7 @@ def _blend_rows(
     block_rows, block_columns = blocks_of(width)
     launch(
         blend_kernel,
-        (triton.cdiv(num_blended, block_rows), triton.cdiv(width, block_columns)),
+        (blocks(num_blended, block_rows), blocks(width, block_columns)),
         rows,
         taps.contiguous(),
         weights.contiguous(),
@@ -189,7 +190,7 @@ def _blend_rows_gradient(
     block_rows, block_columns = blocks_of(width)
     launch(
         unblend_kernel,
-        (triton.cdiv(num_rows, block_rows), triton.cdiv(width, block_columns)),
+        (blocks(num_rows, block_rows), blocks(width, block_columns)),
         grad,
         weights.contiguous(),
         winners,

@@ -27,12 +27,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .ahead import FUSION
 from .common import (
     INTERPRETED,
     TRITON_NAMES,
     AheadCase,
     KernelInputError,
+    blocks,
+    launch,
     require_count,
     require_device,
     require_floats,
@@ -201,27 +202,28 @@ def row_stride(name: str, tensor: Tensor) -> int:
     return stride
 
 
-def launch(kernel: Any, tile: Tile, size: tuple[int, int, int], *arguments: Any, device: torch.device) -> None:
+def launch_product(kernel: Any, tile: Tile, size: tuple[int, int, int], *arguments: Any, on: Tensor) -> None:
     """Runs `kernel(*arguments)` for a product of `size` (M, N, K) with as many programs as the device holds at once."""
     num_rows, num_columns, depth = size
-    tiles = triton.cdiv(num_rows, tile.block_m) * triton.cdiv(num_columns, tile.block_n)
+    tiles = blocks(num_rows, tile.block_m) * blocks(num_columns, tile.block_n)
     if tiles == 0:
         return
     if tiles >= 2**30:
         raise KernelInputError(
             f"a product of {num_rows:,} rows and {num_columns:,} columns is {tiles:,} tiles; at most {2**30:,}"
         )
-    with torch.cuda.device(device if device.type == "cuda" else -1):
-        kernel[(min(tiles, _programs(device) * _resident(tile)),)](
-            *arguments,
-            even=depth % tile.block_k == 0,
-            block_m=tile.block_m,
-            block_n=tile.block_n,
-            block_k=tile.block_k,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-            **FUSION,
-        )
+    launch(
+        kernel,
+        (min(tiles, _programs(on.device) * _resident(tile)),),
+        *arguments,
+        on=on,
+        even=depth % tile.block_k == 0,
+        block_m=tile.block_m,
+        block_n=tile.block_n,
+        block_k=tile.block_k,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
 
 
 @functools.cache

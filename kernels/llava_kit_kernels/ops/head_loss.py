@@ -22,6 +22,7 @@ from .common import (
     TRITON_NAMES,
     AheadCase,
     KernelInputError,
+    blocks,
     index_strided,
     launch,
     require_device,
@@ -253,7 +254,7 @@ def _by_words(rows: Tensor, ids: Tensor, head: _Head, limit: int, norms: Tensor,
         block = _block(logits.shape[1])
         launch(
             slice_kernel,
-            (num_rows, triton.cdiv(logits.shape[1], block)),
+            (num_rows, blocks(logits.shape[1], block)),
             *(logits, ids, norms, norms.stride(0), start, num_words, logits.stride(0)),
             head.softcap or 1.0,
             CAPPED=head.softcap > 0,

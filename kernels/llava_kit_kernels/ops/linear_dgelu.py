@@ -24,7 +24,7 @@ from .gemm import (
     check_operands,
     corner,
     inside_of,
-    launch,
+    launch_product,
     product,
     quarters,
     row_stride,
@@ -87,7 +87,7 @@ def linear_dgelu(grad: Tensor, weight: Tensor, z: Tensor, activation: str, choic
     result = grad.new_empty(size[:2])
     strides = row_stride("grad", grad), row_stride("weight", weight), row_stride("z", z)
     row_stride("result", result)
-    launch(_kernel, choice.tile, size, grad, weight, z, result, *size, *strides, activation, device=grad.device)
+    launch_product(_kernel, choice.tile, size, grad, weight, z, result, *size, *strides, activation, on=grad)
     return result
 
 

@@ -26,7 +26,7 @@ from .gemm import (
     check_operands,
     corner,
     inside_of,
-    launch,
+    launch_product,
     product,
     quarters,
     row_stride,
@@ -90,7 +90,7 @@ def linear_gelu(
     strides = row_stride("x", x), row_stride("weight", weight)
     row_stride("h", h)
     arguments = (x, weight, bias, h, z if keep else None, *size, *strides, activation)
-    launch(_kernel, choice.tile, size, *arguments, device=x.device)
+    launch_product(_kernel, choice.tile, size, *arguments, on=x)
     return h, z
 
 

@@ -22,7 +22,7 @@ from .gemm import (
     check_operands,
     corner,
     inside_of,
-    launch,
+    launch_product,
     product,
     quarters,
     row_stride,
@@ -93,7 +93,7 @@ def linear_scatter(
     x, weight, bias = contiguous_rows(x), contiguous_rows(weight), None if bias is None else bias.contiguous()
     strides = row_stride("x", x), row_stride("weight", weight), row_stride("buffer", buffer)
     arguments = (x, weight, bias, index_strided(seats), buffer, *size, buffer.shape[0], *strides)
-    launch(_kernel, choice.tile, size, *arguments, device=x.device)
+    launch_product(_kernel, choice.tile, size, *arguments, on=x)
 
 
 def ahead_of_time() -> list[AheadCase]:

@@ -18,6 +18,7 @@ from triton.errors import TritonError
 
 from . import choices
 from .choices import BUCKETS, CUBLAS, OPS, PICTURE_ROWS, Choice, Key, Table, bucket
+from .clock import event_times
 from .common import KernelInputError
 from .gemm import CANDIDATES, Tile
 from .linear_dgelu import linear_dgelu
@@ -31,8 +32,6 @@ MOST_ERROR = 1.5
 # Below this a difference is no reason to leave the default.
 LEAST_GAIN = 1.02
 ROUNDS, WARM_UP = 20, 3
-# Five times the L2 cache of an H200: overwritten before each measurement, as the rest of a model would.
-FLUSH_BYTES = 256 * 2**20
 # Rows whose results are compared with float64, at each end: all rows of a large batch would take longer than to measure them.
 CHECKED_ROWS = PICTURE_ROWS
 
@@ -206,21 +205,9 @@ def _difference(found: Tensor, exact: Tensor) -> float:
     return (found.double() - exact).abs().nan_to_num(nan=float("inf")).max().item()
 
 
-def time_on_gpu(functions: dict[Choice, Callable[[], Any]]) -> dict[Choice, float]:
+def time_on_gpu(functions: dict[Any, Callable[[], Any]]) -> dict[Any, float]:
     """Median microseconds of each function, called in turn, each with other data in the L2 cache."""
-    other = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
     for function in functions.values():
         for _ in range(WARM_UP):
             function()
-    pairs: dict[Choice, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {choice: [] for choice in functions}
-    torch.cuda.synchronize()
-    for _ in range(ROUNDS):
-        for choice, function in functions.items():
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            other.zero_()
-            begin.record()
-            function()
-            end.record()
-            pairs[choice].append((begin, end))
-    torch.cuda.synchronize()
-    return {choice: statistics.median(begin.elapsed_time(end) * 1e3 for begin, end in run) for choice, run in pairs.items()}
+    return {name: statistics.median(times) for name, times in event_times(functions, ROUNDS).items()}
