@@ -34,6 +34,12 @@ _HOME = {
     "Clip": "core.conversation",
     "ClipFolder": "core.conversation",
     "DataSource": "core.source",
+    "Annotations": "core.annotations",
+    "Box": "core.annotations",
+    "Teacher": "core.teacher",
+    "TeacherAnswer": "core.teacher",
+    "TeacherError": "core.teacher",
+    "TeacherRequest": "core.teacher",
     "Benchmark": "core.benchmark",
     "SplicePlan": "core.splice",
     "Splicer": "core.splice",
@@ -56,6 +62,7 @@ _VERBS = ("assemble", "train", "evaluate", "export")
 
 if TYPE_CHECKING:
     from .assemble.parts import Assembly, assemble, build
+    from .core.annotations import Annotations, Box
     from .core.benchmark import Benchmark
     from .core.connector import Connector, LinearChain, MlpWeights
     from .core.conversation import (
@@ -77,6 +84,7 @@ if TYPE_CHECKING:
     from .core.published import Published
     from .core.source import DataSource
     from .core.splice import Sequences, SplicePlan, Splicer
+    from .core.teacher import Teacher, TeacherAnswer, TeacherError, TeacherRequest
     from .core.template import ConversationTemplate
     from .core.tiles import EncoderSpec, Grid, TileGrid
     from .errors import CheckpointError, DataError, LlavaKitError, PluginError, SampleError, suggest

@@ -20,7 +20,7 @@ VERBS = {
     "export": "write a model for transformers, vLLM or the original repositories, and compare",
     "recipe": "list, show, check, plan or copy recipes; print their JSON schema",
     "inspect": "see what the model sees: tiles of a picture, tokens of a sample, a batch",
-    "data": "look through a data source, export it",
+    "data": "read, convert, check, look at, make, choose and compare data",
     "plugins": "list what is installed, show its options, find what is wrong with it",
     "env": "versions and devices, for a bug report",
 }

@@ -6,17 +6,15 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from ..core.conversation import Clip, ClipFolder, Conversation, ImageSlot, Message, Sample
+from ..core.conversation import Clip, ClipFolder, Sample
 from ..core.source import DataSource
+from ..data.loader import BadSample
 from ..errors import DataError, SampleError
 from ..image.reader import picture_size, read_picture
-from .loader import BadSample
+from ..store.row import row_of, shown_pictures
 
 Show = Callable[[int, int], None]
-_SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
-PLACEHOLDER = "<image>"
 
 
 def export_samples(
@@ -69,8 +67,8 @@ def _check(sample: Sample) -> None:
     for turn, message in enumerate(messages):
         if message.role == "assistant" and not message.text.strip():
             raise SampleError("empty_answer", f"turn {turn}, an answer, is empty")
-    if sorted(_slots(sample.conversation)) != list(range(len(sample.images))):
-        raise SampleError("image_count", f"has {len(sample.images)} pictures and {len(_slots(sample.conversation))} places")
+    if sorted(shown_pictures(sample)) != list(range(len(sample.images))):
+        raise SampleError("image_count", f"has {len(sample.images)} pictures and {len(shown_pictures(sample))} places")
     for image in sample.images:
         if isinstance(image, Clip | ClipFolder):
             raise SampleError("video", f"shows the clip {image.name!r}; only pictures are exported")
@@ -86,60 +84,11 @@ def _samples(source: DataSource, count: int, bad: list[BadSample], show: Show) -
         show(index + 1, count)
 
 
-def _slots(conversation: Conversation) -> list[int]:
-    """The pictures in the order in which they are shown."""
-    return [part.index for message in conversation.messages for part in message.parts if isinstance(part, ImageSlot)]
-
-
 def _write_pictures(sample: Sample, folder: Path, index: int) -> list[str]:
     """The names of the pictures, in the order in which they are shown."""
     names = []
-    for number, slot in enumerate(_slots(sample.conversation)):
+    for number, slot in enumerate(shown_pictures(sample)):
         name = f"images/{index:08}.png" if len(sample.images) == 1 else f"images/{index:08}_{number}.png"
         read_picture(sample.images[slot]).save(folder / name)
         names.append(name)
     return names
-
-
-def row_of(sample: Sample, pictures: list[str]) -> dict[str, Any]:
-    """The sample as a row; `pictures` are called so, in the order in which they are shown."""
-    conversation = sample.conversation
-    row: dict[str, Any] = {"id": sample.id}
-    if conversation.system is not None:
-        row["system"] = conversation.system
-    if any(_unsayable(message, bool(pictures)) for message in conversation.messages):
-        names = iter(pictures)
-        turns = [{"role": message.role, "content": _parts(message, names)} for message in conversation.messages]
-        return {**row, "messages": turns}
-    if pictures:
-        row["image"] = pictures[0] if len(pictures) == 1 else pictures
-    row["conversations"] = [
-        {
-            "from": _SPEAKERS[message.role],
-            "value": "".join(part if isinstance(part, str) else PLACEHOLDER for part in message.parts),
-        }
-        for message in conversation.messages
-    ]
-    return row
-
-
-def _unsayable(message: Message, pictures: bool) -> bool:
-    """Whether the turn would be read otherwise from LLaVA's format than it was."""
-    if message.role != "user" or not pictures:
-        return False
-    shown = sum(isinstance(part, ImageSlot) for part in message.parts)
-    if PLACEHOLDER in message.text:
-        return True
-    first, *rest = message.parts or ("",)
-    text = "".join(part for part in rest if isinstance(part, str))
-    # The only picture of a turn is moved to its beginning by everybody who trains on LLaVA's format.
-    return shown == 1 and not (
-        isinstance(first, ImageSlot) and (not text or (text[0] == "\n" and text[1:] == text.strip() != ""))
-    )
-
-
-def _parts(message: Message, names: Iterator[str]) -> list[dict[str, str]]:
-    return [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": next(names)}
-        for part in message.parts
-    ]

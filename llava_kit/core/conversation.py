@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import LlavaKitError
+from .annotations import Annotations
 
 Role = Literal["system", "user", "assistant"]
 
@@ -120,12 +121,15 @@ class Sample:
     """One row of a data source: a conversation, the pictures and clips its slots point to, and tags for statistics.
 
     Every `ImageSlot.index` is in `range(len(images))` and every picture is shown exactly once (`data.example` checks it).
+    Tags that JSON can say are kept when a sample is written to disk; by custom `source` names the data set that a row is from,
+    and `provenance` who wrote it. `annotations` are what is known of the first picture beside the conversation.
     """
 
     id: str
     conversation: Conversation
     images: tuple[ImageRef, ...] = ()
     tags: Mapping[str, Any] = field(default_factory=dict)
+    annotations: Annotations = Annotations()
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,17 @@ def register_losses(register):
 
 @hookspec
 def register_sources(register):
-    """Data sources: `build(options) -> DataSource`."""
+    """Data sources: `build(options) -> DataSource`. `register(...)` takes one function more.
+
+    `recognise(path: str, head: bytes) -> Mapping[str, Any] | None` is asked about a file or folder that a user names without
+    saying what it is: the options with which this source reads it, or None. `head` are the first 4,096 bytes (of a folder
+    none). It must be quick, and must not raise.
+    """
+
+
+@hookspec
+def register_teachers(register):
+    """Teachers, which write training data from captions and boxes: `build(options) -> Teacher`."""
 
 
 @hookspec

@@ -1,7 +1,8 @@
 """Where the rows of a large JSON file lie, found in one pass over its bytes and a memory of 12 bytes a row.
 
 Only quotes, backslashes and brackets are looked at, a block at a time with numpy (some 300 MB a second); rows are parsed when
-they are asked for, so a row that is no JSON spoils nothing but itself.
+they are asked for, so a row that is no JSON spoils nothing but itself. `JsonRows` gives the parsed rows of an array, of JSON
+lines, or of an array inside one object (COCO's `annotations`); `JsonMembers` those of an object of objects (ScienceQA, GQA).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _INTERESTING = _STEPS != 0
 _INTERESTING[[_QUOTE, _BACKSLASH]] = True
 _BOM = b"\xef\xbb\xbf"
+_KEY = re.compile(rb'("(?:[^"\\]|\\.)*")\s*:\s*$')
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,156 @@ def fingerprint(path: str) -> str:
                 file.seek(number * (size - SAMPLE_BYTES) // (SAMPLES - 1))
                 digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:32]
+
+
+class JsonRows(Sequence[Any]):
+    """The rows of a file, each parsed when asked for; memory holds their places alone. Can be pickled and used after a fork.
+
+    `section` names the array in a file that is one object (`{"images": [...], "annotations": [...]}`).
+
+    Raises `DataError` as `index_rows` does, or with the sections that the file has; a row that is no JSON when it is read.
+    """
+
+    def __init__(self, path: str, section: str | None = None):
+        self.path = path
+        self.places = index_rows(path) if section is None else _index_section(path, section)
+        self._file: Any = None
+        self._owner = 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        try:
+            return json.loads(self.text(number))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.path}: row {number} is no JSON: {error}") from None
+
+    def text(self, number: int) -> bytes:
+        """The bytes of row `number`."""
+        if self._owner != os.getpid():  # a forked worker must not share the place in the file
+            self._file, self._owner = open(self.path, "rb"), os.getpid()  # noqa: SIM115 - it stays open
+        self._file.seek(int(self.places.starts[number]))
+        return self._file.read(int(self.places.lengths[number])).removeprefix(_BOM)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_owner": 0}
+
+
+class JsonMembers(JsonRows):
+    """The members of a file that is one object of objects: `names[i]` is the key of row i."""
+
+    def __init__(self, path: str):
+        self.path, self._file, self._owner = path, None, 0
+        found = _index_object(path)
+        self.names = found.names
+        self.places = found.places
+
+
+class _ObjectIndex(NamedTuple):
+    """The members of an object that are objects or arrays, and the objects in those arrays.
+
+    `opens` are the first bytes of the members (`[` or `{`), `owners` says for each row whose array it stands in.
+    """
+
+    names: list[str]
+    opens: NDArray[np.uint8]
+    places: RowIndex
+    rows: RowIndex
+    owners: NDArray[np.int64]
+
+
+def section_names(head: bytes) -> list[str]:
+    """The keys that show in the first bytes of a file that is one object; enough to tell formats apart."""
+    if head.removeprefix(_BOM).lstrip()[:1] != b"{":
+        return []
+    depth, names, inside, start, escaped = 0, [], False, 0, False
+    for place, byte in enumerate(head):
+        if inside:
+            if escaped:
+                escaped = False
+            elif byte == _BACKSLASH:
+                escaped = True
+            elif byte == _QUOTE:
+                inside = False
+                if depth == 1 and head[place + 1 : place + 9].lstrip()[:1] == b":":
+                    names.append(head[start + 1 : place].decode("utf-8", "replace"))
+        elif byte == _QUOTE:
+            inside, start = True, place
+        else:
+            depth += int(_STEPS[byte])
+    return names
+
+
+def _index_section(path: str, section: str) -> RowIndex:
+    found = _index_object(path)
+    arrays = [name for name, first in zip(found.names, found.opens.tolist()) if first == ord("[")]
+    if section not in arrays:
+        listed = ", ".join(map(repr, arrays)) or "none"
+        raise DataError(f"{path}: has no list {section!r}; its lists are {listed}")
+    mine = found.owners == found.names.index(section)
+    return RowIndex(found.rows.starts[mine], found.rows.lengths[mine])
+
+
+def _index_object(path: str) -> _ObjectIndex:
+    """One pass over a file that is one object."""
+    _check_object(path)
+    members: list[NDArray[np.int64]] = []  # where members open
+    opens: list[NDArray[np.uint8]] = []
+    ends: list[NDArray[np.int64]] = []
+    rows: list[NDArray[np.int64]] = []
+    row_ends: list[NDArray[np.int64]] = []
+    state, closed, last = _State(), False, ord("{")
+    for offset, block in _blocks(path):
+        positions, steps, state = _brackets(block, state)
+        after = state.depth - int(steps.sum()) + np.cumsum(steps)
+        member = (steps > 0) & (after == 2)
+        members.append(positions[member] + offset)
+        opens.append(block[positions[member]])
+        ends.append(positions[(steps < 0) & (after == 1)] + offset + 1)
+        # What stands at the third depth is a row only where an array was opened at the second.
+        firsts = np.concatenate([[last], opens[-1]])
+        in_array = firsts[np.cumsum(member)] == ord("[")
+        rows.append(positions[in_array & (steps > 0) & (after == 3)] + offset)
+        row_ends.append(positions[in_array & (steps < 0) & (after == 2)] + offset + 1)
+        last = int(firsts[-1])
+        closed |= bool((after == 0).any())
+    begins, stops = np.concatenate(members), np.concatenate(ends)
+    if not closed or state.inside or state.depth or len(begins) != len(stops):
+        _explain(path, begins, stops, "breaks off: the object that begins in its first line never ends")
+    row_begins, row_stops = np.concatenate(rows), np.concatenate(row_ends)
+    return _ObjectIndex(
+        names=_names(path, begins, stops),
+        opens=np.concatenate(opens),
+        places=_joined([begins], [stops - begins]),
+        rows=_joined([row_begins], [row_stops - row_begins]),
+        owners=np.searchsorted(begins, row_begins, side="right") - 1,
+    )
+
+
+def _check_object(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            first = file.read(4096).removeprefix(_BOM).lstrip()[:1]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {os.strerror(error.errno or 0)} (relative to {os.getcwd()!r})") from error
+    if first != b"{":
+        raise DataError(f"{path}:1: begins with {first.decode('utf-8', 'replace')!r}; expected '{{' of one JSON object")
+
+
+def _names(path: str, begins: NDArray[np.int64], stops: NDArray[np.int64]) -> list[str]:
+    """The keys of the members: the last text before each opens."""
+    names = []
+    with open(path, "rb") as file:
+        for start, stop in zip([0, *stops.tolist()[:-1]], begins.tolist()):
+            file.seek(start)
+            key = _KEY.search(file.read(stop - start))
+            if key is None:
+                raise DataError(f"{path}:{_line_of(path, start)}: found no key before a value; expected JSON")
+            names.append(json.loads(key[1]))
+    return names
 
 
 def _index_lines(path: str) -> RowIndex:

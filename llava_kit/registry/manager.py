@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -127,20 +127,27 @@ def _register_function(kind: str, plugin: Plugin, entries: dict[tuple[str, str],
         unavailable: Callable[[], str | None] | None = None,
         measured: Callable[[], str | None] | None = None,
         describe: Callable[[], list[str]] | None = None,
+        recognise: Callable[[str, bytes], Mapping[str, Any] | None] | None = None,
     ) -> None:
         call = f"register({name!r})"
         if not isinstance(name, str) or not name or name != "".join(name.split()):
             raise PluginError(f"{call}: the name of a {kind} must be a text without spaces")
         if options is not None and not (isinstance(options, type) and issubclass(options, Options)):
             raise PluginError(f"{call}: options must be a subclass of llava_kit.Options, found {options!r}")
-        functions = {"build": build, "unavailable": unavailable, "measured": measured, "describe": describe}
+        functions = {
+            "build": build,
+            "unavailable": unavailable,
+            "measured": measured,
+            "describe": describe,
+            "recognise": recognise,
+        }
         for argument, value in functions.items():
             if not callable(value) and (argument == "build" or value is not None):
                 raise PluginError(f"{call}: {argument} must be a function, found {value!r}")
         if (kind, name) in entries:
             raise PluginError(f"{call}: this plugin registers the {kind} {name!r} twice")
         line = summary or _first_line(options) or _first_line(build)
-        entries[kind, name] = Entry(kind, name, options, build, line, plugin, unavailable, measured, describe)
+        entries[kind, name] = Entry(kind, name, options, build, line, plugin, unavailable, measured, describe, recognise)
 
     return register
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from llava_kit.core.hookspecs import Options
 from llava_kit.errors import PluginError, suggest
 
-KINDS = ("encoder", "connector", "language_model", "template", "splicer", "loss", "source", "benchmark", "command")
+KINDS = ("encoder", "connector", "language_model", "template", "splicer", "loss", "source", "teacher", "benchmark", "command")
 """Every kind of thing a plugin can register; the hook of each is `hook_of(kind)`."""
 
 
@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 
     `unavailable()`, where given, says in one line why it cannot run on this machine; `measured()` by how much it was measured
     to be faster than the reference on this device; `describe()` is what `llava-kit env` prints about it.
+    `recognise(path, head)` gives the options with which a source reads a file, or None.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Entry(NamedTuple):
     unavailable: Callable[[], str | None] | None = None
     measured: Callable[[], str | None] | None = None
     describe: Callable[[], list[str]] | None = None
+    recognise: Callable[[str, bytes], Mapping[str, Any] | None] | None = None
 
     @property
     def distribution(self) -> str:

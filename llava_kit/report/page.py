@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from .charts import Series, bar_chart, line_chart, share_bar
+from ..pages.charts import Series, bar_chart, line_chart, share_bar
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,14 @@ def build_llava_json(options: LlavaJsonOptions):
     return LlavaJsonSource(options)
 
 
+def recognise_llava_json(path: str, head: bytes):
+    """Rows of turns: a JSON array of objects, or an object a line, with `conversations` or `messages` in it."""
+    begins = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if begins in (b"[", b"{") and (b'"conversations"' in head or b'"messages"' in head):
+        return {"path": path}
+    return None
+
+
 @hookimpl
 def register_sources(register):
-    register("llava_json", options=LlavaJsonOptions, build=build_llava_json)
+    register("llava_json", options=LlavaJsonOptions, build=build_llava_json, recognise=recognise_llava_json)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from llava_kit.core.annotations import CONVENTIONS, Annotations, Box
 from llava_kit.core.conversation import ClipFolder, ImageBytes, ImageFile, ImageRef, ImageSlot, Message
 from llava_kit.errors import SampleError
 
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     system: str | None
     images: tuple[ImageRef, ...]
     tags: dict[str, Any]
+    annotations: Annotations
 
 
 class _Turn(NamedTuple):
@@ -62,14 +64,37 @@ def read_row(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str)
     if turns and turns[0].role == "system":
         system = "".join(part for part in turns[0].content if isinstance(part, str))
         turns = turns[1:]
-    tags: dict[str, Any] = {}
+    tags: dict[str, Any] = dict(row["tags"]) if isinstance(row.get("tags"), dict) else {}
     # As the original does: an answer that nobody asked for has nothing to be learnt from.
     if turns and turns[0].role == "assistant":
         turns, tags["skipped_first_turn"] = turns[1:], True
     messages, images = _seat_pictures(turns, listed, options.picture_place == "first")
     if system is not None and not isinstance(system, str):
         raise SampleError("bad_row", f"its system text is a {type(system).__name__}; expected text")
-    return Row(messages, system, images, tags)
+    return Row(messages, system, images, tags, read_annotations(row))
+
+
+def read_annotations(row: Mapping[str, Any]) -> Annotations:
+    """`captions`, `boxes` and `box_convention`, as `data convert` writes them; other programs' keys of these names are left."""
+    captions, boxes, convention = row.get("captions"), row.get("boxes"), row.get("box_convention")
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        captions = []
+    return Annotations(
+        captions=tuple(captions),
+        boxes=tuple(_read_box(entry) for entry in boxes if _is_box(entry)) if isinstance(boxes, list) else (),
+        text_boxes=convention if convention in CONVENTIONS else None,
+    )
+
+
+def _is_box(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
+        return False
+    numbers = entry.get("box")
+    return isinstance(numbers, list) and len(numbers) == 4 and all(isinstance(number, int | float) for number in numbers)
+
+
+def _read_box(entry: Mapping[str, Any]) -> Box:
+    return Box(entry["label"], *map(float, entry["box"]))
 
 
 def _entries(row: Mapping[str, Any], options: LlavaJsonOptions) -> list[Any]:

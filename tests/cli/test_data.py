@@ -8,9 +8,10 @@ from PIL import Image
 
 from llava_kit.assemble.parts import build
 from llava_kit.cli.main import main
+from llava_kit.convert.export import export_samples
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
-from llava_kit.data.export import export_samples, row_of
 from llava_kit.image.reader import read_pixels
+from llava_kit.store.row import row_of
 
 SHAPES = "{type: shapes, task: instruct, split: test, size: 12}"
 
@@ -25,7 +26,7 @@ def said(sample) -> list:
 
 def test_exported_samples_come_back(tmp_path, capsys):
     destination = tmp_path / "out"
-    assert main(["data", "export", "--source", SHAPES, str(destination), "--limit", "9"]) == 0
+    assert main(["data", "convert", "--source", SHAPES, str(destination), "--limit", "9"]) == 0
     assert "9 samples" in capsys.readouterr().out
     before = build("source", "shapes", task="instruct", split="test", size=12)
     after = build("source", "llava_json", path=str(destination / "data.json"))
@@ -36,7 +37,7 @@ def test_exported_samples_come_back(tmp_path, capsys):
         for one, other in zip(before[index].images, after[index].images, strict=True):
             assert np.array_equal(read_pixels(one), read_pixels(other))
     rows = json.loads((destination / "data.json").read_text())
-    assert {"id", "image", "conversations"} == set(rows[0])
+    assert {"id", "image", "conversations", "tags"} == set(rows[0])
     assert rows[0]["conversations"][0]["value"].startswith("<image>\n")
     with Image.open(destination / rows[0]["image"]) as picture:
         assert picture.format == "PNG"
@@ -76,22 +77,22 @@ def test_export_of_a_stage(tmp_path, capsys):
         (["stages.align.data.source.size=2", str(tmp_path / "c")], 2),
         (["--stage", "instruct", "--validation", str(tmp_path / "d")], 3),
     ):
-        assert main(["data", "export", str(recipe), *words]) == 0
+        assert main(["data", "convert", str(recipe), *words]) == 0
         assert f"{count} samples" in capsys.readouterr().out
-    assert main(["data", "export", str(recipe), "--validation", str(tmp_path / "e")]) == 2
+    assert main(["data", "convert", str(recipe), "--validation", str(tmp_path / "e")]) == 2
     assert "no `validate` block" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [
-        (["export"], "expected DEST", 2),
-        (["export", "{new}"], "expected a RECIPE or --source", 2),
-        (["export", "--source", SHAPES, "{full}"], "not empty", 3),
-        (["export", "--source", "shapes", "{new}"], "expected a block", 2),
-        (["export", "--source", "{{type: shaps}}", "{new}"], "did you mean 'shapes'", 2),
-        (["export", "--source", SHAPES, "--limit", "0", "{new}"], "--limit 0", 2),
-        (["check"], "expected a RECIPE or --source", 2),
+        (["convert"], "expected DEST", 2),
+        (["convert", "{new}"], "expected PATH, RECIPE, or --source", 2),
+        (["convert", "--source", SHAPES, "{full}"], "not empty", 3),
+        (["convert", "--source", "shapes", "{new}"], "expected a block", 2),
+        (["convert", "--source", "{{type: shaps}}", "{new}"], "did you mean 'shapes'", 2),
+        (["convert", "--source", SHAPES, "--limit", "0", "{new}"], "--limit 0", 2),
+        (["check"], "expected PATH, RECIPE, or --source", 2),
     ],
 )
 def test_mistakes(tmp_path, capsys, words, told, code):
@@ -136,7 +137,7 @@ def test_check_names_what_is_wrong(tmp_path, capsys):
     assert main(["data", "check", "--source", source, "--limit", "1"]) == 0
     assert main(["data", "check", "--source", source]) == 3
     assert "gone: missing_image" in capsys.readouterr().err
-    assert main(["data", "export", "--source", source, str(tmp_path / "out")]) == 3
+    assert main(["data", "convert", "--source", source, str(tmp_path / "out")]) == 3
     assert len(json.loads((tmp_path / "out" / "data.json").read_text())) == 3
 
 

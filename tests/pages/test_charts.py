@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from llava_kit.report.charts import MAX_POINTS, Series, bar_chart, line_chart, share_bar
+from llava_kit.pages.charts import MAX_POINTS, Series, bar_chart, line_chart, share_bar
 
 
 def _svg(text):

@@ -14,9 +14,9 @@ from PIL import Image
 
 from llava_kit.assemble.parts import build
 from llava_kit.core.conversation import ClipFolder, ImageBytes, ImageFile, ImageSlot
+from llava_kit.core.json_rows import fingerprint, index_rows
 from llava_kit.errors import DataError, SampleError
 from llava_kit.image.reader import picture_size
-from llava_kit_llava_data.index import fingerprint, index_rows
 
 ROWS = [
     {
@@ -97,7 +97,7 @@ def test_index_of_any_json(tmp_path_factory, rows, block, indent, ascii_):
     data = json.dumps(rows, indent=indent, ensure_ascii=ascii_).encode()
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llava_kit_llava_data.index.BLOCK_BYTES", block)
+        patch.setattr("llava_kit.core.json_rows.BLOCK_BYTES", block)
         index = index_rows(str(path))
         lines = "".join(json.dumps(row, ensure_ascii=ascii_) + "\n" for row in rows)
         found = [

@@ -1,0 +1,101 @@
+"""The data that a verb of `llava-kit data` is about: a file or folder, a recipe's stage, or a source written out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ..core.source import DataSource
+    from ..recipe.schema import Part
+
+WORDS = "PATH [option=value ...] | RECIPE [a.b=c ...]"
+WORDS_HELP = "a file or folder with changes to its source's options; or a recipe with changes to it"
+
+
+class Opened(NamedTuple):
+    """A source, the block that describes it, and how many of its samples are meant."""
+
+    source: DataSource
+    part: Part
+    count: int
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The options that say which data are meant; the positional words (`WORDS`) are the verb's own."""
+    given = parser.add_argument_group("which data")
+    given.add_argument("--from", dest="format", metavar="NAME", help="the source that reads PATH; default: by its contents")
+    given.add_argument("--source", metavar="YAML", help="a source as in a recipe: '{type: shapes, split: test}'")
+    given.add_argument("--stage", metavar="NAME", help="of a recipe: whose data; default: its first stage")
+    given.add_argument("--validation", action="store_true", help="of a recipe: the stage's held-out samples instead")
+    given.add_argument("--limit", type=int, metavar="N", help="the first so many samples")
+
+
+def is_recipe(word: str) -> bool:
+    """Whether the word names a recipe and no data: a YAML file, or a bare name that a recipe has and no file."""
+    from ..recipe.find import SUFFIXES, named_recipes
+
+    path = Path(word)
+    if path.suffix in SUFFIXES:
+        return True
+    return not path.exists() and path.parent == Path() and path.stem in named_recipes()
+
+
+def open_source(arguments: argparse.Namespace, words: Sequence[str]) -> Opened:
+    """The source that the arguments name, and how many of its samples are meant."""
+    from ..assemble.parts import build_source
+    from ..errors import LlavaKitError
+
+    part = source_part(arguments, words)
+    source = build_source(part)
+    if arguments.limit is not None and arguments.limit < 1:
+        raise LlavaKitError(f"--limit {arguments.limit}: expected at least 1")
+    return Opened(source, part, min(len(source), arguments.limit or len(source)))
+
+
+def source_part(arguments: argparse.Namespace, words: Sequence[str]) -> Part:
+    """The source's block; nothing is opened yet but the first bytes of a path."""
+    from ..assemble.recognise import recognise
+    from ..errors import LlavaKitError, RecipeError
+    from ..recipe.load import load_recipe
+    from ..recipe.reader import read_value
+    from ..recipe.schema import Part
+    from ..recipe.tree import plain
+    from .stage_data import choose_stage
+
+    if (arguments.source is None) == (not words):
+        raise LlavaKitError("expected PATH, RECIPE, or --source '{type: ...}', one of them")
+    if arguments.source is not None:
+        block = plain(read_value(arguments.source))
+        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+            raise RecipeError(f"--source: found {arguments.source!r}; expected a block such as '{{type: shapes, split: test}}'")
+        return Part.model_validate(block)
+    if not is_recipe(words[0]):
+        return recognise(words[0], options_of(words[1:]), arguments.format)
+    name, stage = choose_stage(load_recipe(words[0], words[1:]), arguments.stage)
+    if not arguments.validation:
+        return stage.data.source
+    if stage.validate_on is None:
+        raise RecipeError(f"stage {name!r} has no `validate` block")
+    return stage.validate_on.source
+
+
+def options_of(words: Sequence[str]) -> dict[str, Any]:
+    """`image_root=data/coco fields.id=key` as nested options; values are read as in a recipe."""
+    from ..errors import LlavaKitError
+    from ..recipe.reader import read_value
+    from ..recipe.tree import plain
+
+    options: dict[str, Any] = {}
+    for word in words:
+        path, equals, value = word.partition("=")
+        if not equals or not path:
+            raise LlavaKitError(f"found {word!r}; expected option=value, as in image_root=data/images")
+        *above, last = path.split(".")
+        block = options
+        for key in above:
+            block = block.setdefault(key, {})
+        block[last] = plain(read_value(value)) if value else ""
+    return options

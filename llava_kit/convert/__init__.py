@@ -1,0 +1,1 @@
+"""Any source becomes files that every other tool can read: rows and pictures, streamed, in parallel, resumable."""

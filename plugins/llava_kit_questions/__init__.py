@@ -1,0 +1,1 @@
+"""Questions about pictures from their publishers' own files: VQAv2, GQA, OKVQA, A-OKVQA, TextVQA, ScienceQA and others."""
