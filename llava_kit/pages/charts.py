@@ -40,11 +40,11 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
         return LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - min(1.0, y / y_high) * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} over {escape(x_label)}">']
-    for tick in _ticks(0, y_high):
+    for tick in ticks(0, y_high):
         _, y = place(x_low, tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _ticks(x_low, x_high):
+    for tick in ticks(x_low, x_high):
         x, _ = place(tick, 0)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
@@ -56,7 +56,7 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str) -> str:
             parts += [f'<circle class="dot series-{number}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points]
     parts.append("</svg>")
     if len(drawn) > 1:
-        parts.append(_legend([s.label for s in drawn]))
+        parts.append(legend([s.label for s in drawn]))
     return "".join(parts)
 
 
@@ -88,31 +88,32 @@ def bar_chart(columns: Mapping[str, Mapping[str, float]], *, target: float | Non
         x = left + target * span
         parts.append(f'<line class="target" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - 18}"/>')
     parts.append("</svg>")
-    return "".join(parts) + _legend(names)
+    return "".join(parts) + legend(names)
 
 
 def share_bar(shares: Mapping[str, float]) -> str:
     """One bar cut into named parts (seconds), with a legend that gives each part's share."""
     total = sum(shares.values()) or 1.0
-    parts, legend, x = [f'<svg viewBox="0 0 {WIDTH} 22" role="img" aria-label="where the time went">'], [], 0.0
+    parts, labels, x = [f'<svg viewBox="0 0 {WIDTH} 22" role="img" aria-label="where the time went">'], [], 0.0
     for number, (name, value) in enumerate(shares.items(), 1):
         width = value / total * WIDTH
         tip = f"{escape(name)}: {value:.1f} s"
         parts.append(
             f'<rect class="bar series-{number}" x="{x:.1f}" y="0" width="{width:.1f}" height="22"><title>{tip}</title></rect>'
         )
-        legend.append(f"{name} {value:.1f} s ({value / total:.0%})")
+        labels.append(f"{name} {value:.1f} s ({value / total:.0%})")
         x += width
     parts.append("</svg>")
-    return "".join(parts) + _legend(legend)
+    return "".join(parts) + legend(labels)
 
 
-def _legend(labels: Sequence[str]) -> str:
+def legend(labels: Sequence[str]) -> str:
+    """The names of the series, each beside its colour."""
     items = "".join(f'<li class="series-{number}">{escape(label)}</li>' for number, label in enumerate(labels, 1))
     return f'<ul class="legend">{items}</ul>'
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers from low to high (steps of 1, 2 or 5 times a power of ten)."""
     if high <= low:
         return [low]
