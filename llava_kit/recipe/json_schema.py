@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from llava_kit.registry.registry import Registry, words
 
+from .mixture import MIXTURE, Mixture
 from .parts import BUILT_IN, CHOICES
 from .schema import Recipe
 
@@ -67,6 +68,12 @@ def _kind_schema(kind: str, registry: Registry, definitions: dict[str, Any]) -> 
         name = f"{kind}.{entry.name}"
         definitions[name] = _options_schema(entry.options, entry.name, entry.summary, name, definitions)
         choices.append({"if": {"properties": {"type": {"const": entry.name}}}, "then": {"$ref": f"#/$defs/{name}"}})
+    if kind == "source":
+        names, name = [MIXTURE, *names], f"{kind}.{MIXTURE}"
+        definitions[name] = _options_schema(Mixture, MIXTURE, "several sources as one", name, definitions)
+        definitions[f"{name}.Ingredient"]["properties"]["source"] = {"$ref": f"#/$defs/{kind}"}
+        definitions.pop(f"{name}.Part", None)
+        choices.append({"if": {"properties": {"type": {"const": MIXTURE}}}, "then": {"$ref": f"#/$defs/{name}"}})
     if kind in CHOICES:
         names = [*BUILT_IN, *names]
         definitions[f"{kind}.name"] = {"enum": names}

@@ -59,7 +59,8 @@ def _validate(root: Node) -> tuple[Recipe | None, list[Problem]]:
 def _filled(recipe: Recipe, checked: dict[Path, BaseModel]) -> Recipe:
     """The recipe with its plugins' defaults written out."""
     values = as_values(recipe)
-    for path, options in checked.items():
+    # A mixture before the sources in it: its own block holds theirs as they were written.
+    for path, options in sorted(checked.items(), key=lambda item: len(item[0])):
         block: Any = values
         for key in path:
             block = block[key]

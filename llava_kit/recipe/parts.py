@@ -11,8 +11,10 @@ from llava_kit.core.hookspecs import Options
 from llava_kit.errors import PluginError, RecipeError
 from llava_kit.registry.registry import Entry, Registry, words
 
+from .blocks import Part
 from .explain import explain
-from .schema import Part, Recipe
+from .mixture import MIXTURE, Mixture
+from .schema import Recipe
 from .tree import Node, Path, Place, Problem, find, place_of, plain, told
 
 CHOICES = ("splicer", "loss")
@@ -20,6 +22,9 @@ CHOICES = ("splicer", "loss")
 
 BUILT_IN = ("auto", "reference")
 """What such a key may say without a plugin."""
+
+PREPARED = "prepare"
+"""The key of a recipe under which the steps stand that make its data."""
 
 
 def parse_part(part: Part, kind: str, registry: Registry) -> tuple[Entry, BaseModel]:
@@ -35,6 +40,15 @@ def parse_part(part: Part, kind: str, registry: Registry) -> tuple[Entry, BaseMo
     if options is None:
         raise RecipeError(told(problems))
     return entry, options
+
+
+def parse_mixture(part: Part) -> Mixture:
+    """A mixture's options. Raises RecipeError with every mistake in them; its sources' own options are not looked at."""
+    node = _as_node(part.options, Place(f"source {MIXTURE!r},"))
+    mixture, problems = _check_mixture(node, (), node)
+    if mixture is None:
+        raise RecipeError(told(problems))
+    return mixture
 
 
 def _as_node(value: Any, place: Place) -> Node:
@@ -99,6 +113,23 @@ def parts_in(root: Node) -> Iterator[tuple[Path, str, Node]]:
         node = find(root, path)
         if node is not None and not isinstance(node.value, list):
             yield path, kind, node
+            yield from _ingredients_in(path, node)
+
+
+def _ingredients_in(path: Path, node: Node) -> Iterator[tuple[Path, str, Node]]:
+    """The sources within a mixture, mixtures within mixtures included."""
+    ingredients = find(node, ("of",)) if _is_mixture(node) else None
+    for name in ingredients.value if ingredients is not None and isinstance(ingredients.value, dict) else ():
+        below: Path = ("of", name, "source")
+        source = find(node, below)
+        if source is not None and isinstance(source.value, dict):
+            yield (*path, *below), "source", source
+            yield from _ingredients_in((*path, *below), source)
+
+
+def _is_mixture(node: Node) -> bool:
+    named = find(node, ("type",))
+    return named is not None and named.value == MIXTURE
 
 
 def parts_of(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
@@ -118,13 +149,22 @@ def parts_of(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
         if part.type not in BUILT_IN:
             yield ("model", kind), kind, part
     for name, stage in recipe.stages.items():
-        yield ("stages", name, "data", "source"), "source", stage.data.source
+        yield from sources_of(("stages", name, "data", "source"), stage.data.source)
         if stage.data.template is not None:
             yield ("stages", name, "data", "template"), "template", stage.data.template
         if stage.validate_on is not None:
-            yield ("stages", name, "validate", "source"), "source", stage.validate_on.source
+            yield from sources_of(("stages", name, "validate", "source"), stage.validate_on.source)
     if recipe.evaluate is not None:
         yield ("evaluate", "benchmark"), "benchmark", recipe.evaluate.benchmark
+
+
+def sources_of(path: Path, part: Part) -> Iterator[tuple[Path, str, Part]]:
+    """The source itself, or those that a mixture is made of."""
+    if part.type != MIXTURE:
+        yield path, "source", part
+        return
+    for name, ingredient in Mixture.model_validate(part.options).of.items():
+        yield from sources_of((*path, "of", name, "source"), ingredient.source)
 
 
 def check_parts(root: Node, registry: Registry) -> tuple[dict[Path, BaseModel], list[Problem]]:
@@ -139,6 +179,12 @@ def check_parts(root: Node, registry: Registry) -> tuple[dict[Path, BaseModel], 
             continue  # the schema tells that
         if kind in CHOICES and named.value in BUILT_IN:
             continue
+        if kind == "source" and named.value == MIXTURE:
+            options, faults = _check_mixture(_without_type(node), path, root)
+            problems += faults
+            if options is not None:
+                checked[path] = options
+            continue
         try:
             entry = registry.get(kind, named.value)
         except PluginError as error:
@@ -149,6 +195,15 @@ def check_parts(root: Node, registry: Registry) -> tuple[dict[Path, BaseModel], 
         if options is not None:
             checked[path] = options
     return checked, problems
+
+
+def _check_mixture(node: Node, path: Path, root: Node) -> tuple[Mixture | None, list[Problem]]:
+    try:
+        mixture = Mixture.model_validate(plain(node))
+    except ValidationError as error:
+        return None, explain(error, Mixture, node, path, root)
+    problems = list(not_numbers(node, mixture, path))
+    return (None if problems else mixture), problems
 
 
 def _without_type(part: Node) -> Node:

@@ -8,57 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from ..image.options import TilingOptions, VideoOptions, foreign_word, wrong_pinpoints
+from .blocks import Block, Fraction, Name, NonNegativeFloat, Part
 
 RECIPE_VERSION = 1
 COMPONENTS = ("encoder", "connector", "language_model")
-
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def _plain_name(value: str) -> str:
-    if not value or value in (".", "..") or "/" in value or "\\" in value:
-        raise ValueError("must be one plain folder name: the run's folder is named after it")
-    return value
 
 
 def _pinpoints(value: str) -> str:
     if wrong := wrong_pinpoints(value):
         raise ValueError(f"expected {wrong[1]}")
     return value
-
-
-Name = Annotated[str, AfterValidator(_plain_name)]
-
-
-class Block(BaseModel):
-    """Base of all blocks: unknown keys are errors, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-class Part(BaseModel):
-    """A plugin by name (`type`), with its options beside it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    type: str = Field(description="the plugin's name, as in `llava-kit plugins list`")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.__pydantic_extra__ or {})
 
 
 class Video(Block):

@@ -33,10 +33,13 @@ def environment(device: torch.device, plugins: Sequence[Mapping[str, str]]) -> d
     }
 
 
-def stage_record(trainer: Trainer, quarantine: Quarantine, identity: Mapping[str, Any]) -> dict[str, Any]:
+def stage_record(
+    trainer: Trainer, quarantine: Quarantine, identity: Mapping[str, Any], mixture: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """What a finished stage came to: what was really trained on, how long it took, what stepped what.
 
-    `bad` counts the samples that could not be used by reason; `padding` is the share of positions that held nothing.
+    `bad` counts the samples that could not be used by reason; `padding` is the share of positions that held nothing; `mixture`
+    says how much of each ingredient there was to train on, where the source is a mixture.
     """
     counters = trainer.counters
     best = None if counters.best_loss is None else {"loss": counters.best_loss, "step": counters.best_step}
@@ -48,6 +51,7 @@ def stage_record(trainer: Trainer, quarantine: Quarantine, identity: Mapping[str
         "samples": counters.samples,
         "seen": counters.seen,
         "bad": dict(quarantine.counts),
+        "mixture": list(mixture),
         "dropped_turns": counters.dropped_turns,
         "tokens": counters.tokens,
         "targets": counters.targets,

@@ -16,6 +16,7 @@ from ..chat.responder import Responder
 from ..core.source import DataSource
 from ..data.example import ExampleMaker
 from ..data.loader import TrainLoader
+from ..data.mixture import MixtureSource
 from ..data.pictures import arranged
 from ..data.quarantine import Quarantine
 from ..errors import CheckpointError, RecipeError, TrainingError, suggest
@@ -183,7 +184,9 @@ class _Run:
             )
         except CheckpointError as error:
             raise TrainingError(f"the model of stage {name!r} is not saved: {error}; the same command tries again") from error
-        record = stage_record(trainer, quarantine, self._identity(name))
+        source = self._source(name)
+        mixture = [share._asdict() for share in source.shares] if isinstance(source, MixtureSource) else []
+        record = stage_record(trainer, quarantine, self._identity(name), mixture)
         with writing(folder):
             write_record(folder, record)
         self._say(f"stage {name}: finished, model in {folder / 'model'}")
@@ -284,6 +287,9 @@ class _Run:
         self._say(f"stage {name}: {trainer.num_steps} steps on {self.device.type}{where}")
         for row in trainer.optimizers.describe():
             self._say(f"  {told_group(row)}")
+        source = self._source(name)
+        for share in source.shares if isinstance(source, MixtureSource) else ():
+            self._say(f"  {share}")
 
     def _say(self, text: str) -> None:
         _say(self.console, text)
