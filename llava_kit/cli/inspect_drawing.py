@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..image.geometry import Geometry, TilingPlan
 
 if TYPE_CHECKING:
-    from .inspect_image import Cut
+    from ..data.cut import Cut
 
 PAPER, INK, QUIET, LINE, FRAME = "#ffffff", "#1b1f24", "#667085", "#f2711c", "#98a2b3"
 SHADE, STRIPE = (20, 24, 33, 150), (242, 113, 28, 210)
@@ -83,10 +83,8 @@ def _whole(cut: Cut, plan: TilingPlan) -> Panel:
 
 def _overview(cut: Cut, plan: TilingPlan) -> Panel:
     """The first tile, as the encoder sees it."""
-    tile = (plan.tile, plan.tile)
-    place = Geometry(tile, tile, (0, 0), cut.place.tiles) if cut.grid.tiles.area else cut.place
     size = PANEL * 2 // 3 if cut.grid.tiles.area else PANEL
-    image = _placed(cut, place, (size, size), PADDING_COLOUR.get(plan.options.mode, PAPER))
+    image = _placed(cut, cut.overview, (size, size), PADDING_COLOUR.get(plan.options.mode, PAPER))
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, size - 1, size - 1), outline=LINE, width=3)
     rows = cut.side.area
@@ -104,9 +102,12 @@ def _canvas(cut: Cut, plan: TilingPlan) -> Panel:
     width, height = size = _fitted(cut.place.canvas)
     image = _placed(cut, cut.place, size, (0, 0, 0)).convert("RGBA")
     tiles, side = cut.grid.tiles, cut.side
+    shares = cut.kept_shares
+    left, right, top, bottom = (
+        round(share * length)
+        for share, length in ((shares[0], width), (shares[2], width), (shares[1], height), (shares[3], height))
+    )
     y0, y1, x0, x1 = cut.kept
-    left, right = round(x0 * width / (tiles.cols * side.cols)), round(x1 * width / (tiles.cols * side.cols))
-    top, bottom = round(y0 * height / (tiles.rows * side.rows)), round(y1 * height / (tiles.rows * side.rows))
     for band in ((0, 0, width, top), (0, bottom, width, height), (0, 0, left, height), (right, 0, width, height)):
         _shade(image, band)
     image = image.convert("RGB")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
 
 from ..core.conversation import ImageFile
-from ..core.tiles import Grid, TileGrid
+from ..core.tiles import Grid
+from ..data.cut import Cut, cut_of
 from ..errors import LlavaKitError
-from ..image.geometry import Geometry, TilingOptions, TilingPlan
+from ..image.geometry import TilingOptions, TilingPlan
 
 EXAMPLES = """\
 examples:
@@ -36,38 +35,6 @@ JSON: a list, in the order of the pictures, then of the sizes, of
 DEFAULT_TILE, DEFAULT_PATCH = 336, 14
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One picture, or a bare size, and how it is cut.
-
-    `side`: visual rows and columns of a tile; `kept`: y0, y1, x0, x1; `shrunk`: None where the kept lines stay as they are.
-    """
-
-    name: str
-    picture: Any
-    grid: TileGrid
-    place: Geometry
-    side: Grid
-    kept: tuple[int, int, int, int]
-    shrunk: Grid | None
-    rows: int
-
-    def record(self) -> dict[str, Any]:
-        """The numbers, as `--json` prints them."""
-        y0, y1, x0, x1 = self.kept
-        return {
-            "size": list(self.grid.size),
-            "canvas": list(self.place.canvas),
-            "tiles": [self.place.tiles.cols, self.place.tiles.rows],
-            "resized": list(self.place.resized),
-            "offset": list(self.place.offset),
-            "kept": [y1 - y0, x1 - x0],
-            "shrunk": None if self.shrunk is None else list(self.shrunk),
-            "merge": self.grid.merge,
-            "rows": self.rows,
-        }
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Pictures or sizes, the tiling, and how to print."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -89,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     sizes = [_parse_size(text) for text in arguments.size]
     plan, side = _plan_of(arguments)
     cuts = [_cut_file(path, plan, side, pixels=arguments.png is not None) for path in arguments.files]
-    cuts += [_cut(f"{size[0]}x{size[1]}", None, size, plan, side) for size in sizes]
+    cuts += [cut_of(f"{size[0]}x{size[1]}", None, size, plan, side) for size in sizes]
     if arguments.png is not None:
         _draw(cuts, plan, arguments.png)
     if arguments.json:
@@ -103,16 +70,7 @@ def _cut_file(path: str, plan: TilingPlan, side: Grid, pixels: bool) -> Cut:
     from ..image.reader import picture_size, read_picture
 
     picture = read_picture(ImageFile(path)) if pixels else None
-    return _cut(path, picture, picture.size if picture else picture_size(ImageFile(path)), plan, side)
-
-
-def _cut(name: str, picture: Any, size: tuple[int, int], plan: TilingPlan, side: Grid) -> Cut:
-    from ..splice.layout import count_rows, is_shrunk, kept_lines, shown_grid
-
-    grid = plan.grid(size)
-    kept = kept_lines(grid, side) if grid.tiles.area else (0, side.rows, 0, side.cols)
-    shrunk = shown_grid(grid, side) if grid.tiles.area and is_shrunk(grid, side) else None
-    return Cut(name, picture, grid, plan.geometry(size), side, kept, shrunk, count_rows(grid, side))
+    return cut_of(path, picture, picture.size if picture else picture_size(ImageFile(path)), plan, side)
 
 
 def _plan_of(arguments: argparse.Namespace) -> tuple[TilingPlan, Grid]:
@@ -123,34 +81,16 @@ def _plan_of(arguments: argparse.Namespace) -> tuple[TilingPlan, Grid]:
             raise LlavaKitError(
                 f"inspect image: found --recipe and {', '.join(beside)}; the recipe says these, give one or the other"
             )
-        return _plan_of_recipe(arguments.recipe)
+        from ..recipe.load import load_recipe
+        from .stage_data import tiling_of
+
+        return tiling_of(load_recipe(arguments.recipe).model)
     tile = _parse_pixels("--tile", arguments.tile, DEFAULT_TILE)
     patch = _parse_pixels("--patch", arguments.patch, DEFAULT_PATCH)
     if patch > tile:
         raise LlavaKitError(f"--patch: found {patch}, expected at most the tile, {tile} pixels")
     # Pixels beyond the last whole patch are not seen, as by the convolution of the tower (384 / 14: 27 patches).
     return TilingPlan(tile, _parse_tiling(arguments.tiling)), Grid(tile // patch, tile // patch)
-
-
-def _plan_of_recipe(name: str) -> tuple[TilingPlan, Grid]:
-    """Encoder and connector are built without weights or memory, to ask them for their sizes."""
-    import torch
-
-    from ..assemble.parts import build_part
-    from ..model.side_by_side import SideBySideEncoder
-    from ..recipe.load import load_recipe
-    from ..recipe.schema import Part
-
-    model = load_recipe(name).model
-    with torch.device("meta"):
-        if isinstance(model.encoder, Part):
-            encoder = build_part("encoder", model.encoder, weights=False)
-        else:
-            encoder = SideBySideEncoder([build_part("encoder", part, weights=False) for part in model.encoder])
-        spec = encoder.spec
-        # The language model is not built: its width changes nothing about places.
-        connector = build_part("connector", model.connector, vision_width=spec.width, text_width=spec.width, grid=spec.grid)
-    return TilingPlan(spec.image_size, model.tiling.options()), connector.output_grid(spec.grid)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

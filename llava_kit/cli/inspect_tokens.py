@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ..core.conversation import ImageSlot, Sample, Segment
+    from ..core.conversation import Sample
     from ..core.source import DataSource
     from ..core.template import ConversationTemplate
+    from ..data.look import Look
 
 # What labels say where nothing is learnt, as LLaVA and transformers have it.
 IGNORED = -100
@@ -45,13 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Look(NamedTuple):
     """One sample, looked at. `places`: what to write for each picture."""
 
-    id: str
-    prompt: str
-    token_ids: list[int]
-    trainable: list[bool]
+    look: Look
     places: list[str]
-    status: str
-    message: str
     note: str
 
 
@@ -154,7 +150,7 @@ def _looks(
     max_length: int | None,
     too_long: str,
 ) -> Iterator[_Look]:
-    from ..data.example import fit_turns
+    from ..data.look import look_at, refused
     from ..errors import DataError, SampleError
 
     for index in indices:
@@ -164,29 +160,26 @@ def _looks(
         try:
             sample = source[index]
             name = sample.id
-            prompt = _text(template.render(sample.conversation))
+            prompt = _prompt(sample, template)
             rows, notes = lengths(sample)
-            fitted = fit_turns(sample, template, tokenizer, picture_lengths=rows, max_length=max_length, too_long=too_long)
         except SampleError as error:
-            yield _Look(error.sample_id or name, prompt, [], [], [], error.reason, error.message, "")
+            yield _Look(refused(error, name, prompt), [], "")
             continue
-        trainable = fitted.encoded.trainable.tolist()
-        trainable[0] = False  # nothing comes before it
-        note = f"{fitted.length} positions, {sum(trainable)} learnt"
-        if fitted.dropped_turns:
-            note += f", {fitted.dropped_turns} turns left out (longer than {max_length})"
-            prompt = _text(template.render(fitted.conversation))
-        places = [notes[slot] for slot in fitted.encoded.slots]
-        yield _Look(name, prompt, fitted.encoded.token_ids.tolist(), trainable, places, "ok", "", note)
+        look = look_at(sample, template, tokenizer, picture_lengths=rows, max_length=max_length, too_long=too_long)
+        note = f"{look.length} positions, {look.num_targets} learnt" if look.status == "ok" else ""
+        if look.dropped_turns:
+            note += f", {look.dropped_turns} turns left out (longer than {max_length})"
+        yield _Look(look, [notes[slot] for slot in look.slots], note)
 
 
-def _text(pieces: Sequence[Segment | ImageSlot]) -> str:
-    from ..core.conversation import Segment
+def _prompt(sample: Sample, template: ConversationTemplate) -> str:
+    from ..data.look import text_of
 
-    return "".join(piece.text if isinstance(piece, Segment) else "<image>" for piece in pieces)
+    return text_of(template.render(sample.conversation))
 
 
-def _as_json(look: _Look, template: ConversationTemplate) -> dict[str, Any]:
+def _as_json(looked: _Look, template: ConversationTemplate) -> dict[str, Any]:
+    look = looked.look
     return {
         "id": look.id,
         "prompt": look.prompt,
@@ -213,12 +206,15 @@ def _show(looks: Iterator[_Look], tokenizer: Any) -> None:
         _show_one(console, look, tokenizer, marked)
 
 
-def _show_one(console: Console, look: _Look, tokenizer: Any, marked: bool) -> None:
+def _show_one(console: Console, looked: _Look, tokenizer: Any, marked: bool) -> None:
     from rich.text import Text
 
-    console.print(Text.assemble((look.id, "bold"), "  ", look.note or f"{look.status}: {look.message}"), soft_wrap=True)
+    from ..data.look import readable
+
+    look = looked.look
+    console.print(Text.assemble((look.id, "bold"), "  ", looked.note or f"{look.status}: {look.message}"), soft_wrap=True)
     line = Text()
-    places = iter(look.places)
+    places = iter(looked.places)
     before = False
     pieces = tokenizer.convert_ids_to_tokens([max(0, token) for token in look.token_ids])
     for number, (token, learnt, piece) in enumerate(zip(look.token_ids, look.trainable, pieces)):
@@ -229,7 +225,7 @@ def _show_one(console: Console, look: _Look, tokenizer: Any, marked: bool) -> No
         if token < 0:
             line.append(next(places), style="cyan")
         else:
-            _append(line, _readable(piece), learnt, number)
+            _append(line, readable(piece), learnt, number)
         before = learnt
     if marked and before:
         line.append("⟧")
@@ -242,10 +238,3 @@ def _append(line: Text, piece: str, learnt: bool, number: int) -> None:
     line.append(piece, style=shades[number % 2])
     if piece.endswith("⏎"):
         line.append("\n")
-
-
-def _readable(piece: str) -> str:
-    """A piece of the vocabulary with its spaces and line breaks as one can see them."""
-    for written, shown in (("▁", "·"), ("Ġ", "·"), ("Ċ", "⏎"), ("<0x0A>", "⏎"), ("\n", "⏎"), (" ", "·")):
-        piece = piece.replace(written, shown)
-    return piece

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ..core.source import DataSource
+    from ..core.tiles import Grid
     from ..data.example import ExampleMaker
-    from ..recipe.schema import Recipe, Stage
+    from ..image.geometry import TilingPlan
+    from ..recipe.schema import Model, Recipe, Stage, Tiling
 
 
 class StageData(NamedTuple):
@@ -34,23 +36,53 @@ def choose_stage(recipe: Recipe, name: str | None) -> tuple[str, Stage]:
 
 def open_stage(recipe: str, overrides: Sequence[str], stage: str | None) -> StageData:
     """The data of a stage as training sees them. The model is built without weights and without memory for them."""
-    import torch
-
-    from ..assemble.parts import assemble, build_part, build_source
+    from ..assemble.parts import build_source
     from ..data.pictures import arranged
     from ..recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     name, chosen = choose_stage(loaded, stage)
+    maker, vocab = stage_maker(loaded, chosen)
+    source = arranged(build_source(chosen.data.source), chosen.data.pictures, loaded.seed)
+    return StageData(loaded, name, chosen, source, maker, vocab)
+
+
+def stage_maker(recipe: Recipe, stage: Stage) -> tuple[ExampleMaker, int]:
+    """What makes the stage's examples, whatever data it is given; and how many rows the embedding has."""
+    import torch
+
+    from ..assemble.parts import assemble, build_part
+
     with torch.device("meta"):
-        assembly = assemble(loaded, weights=False)
-    data = chosen.data
+        assembly = assemble(recipe, weights=False)
+    data = stage.data
     maker = assembly.examples(
         template=build_part("template", data.template) if data.template is not None else None,
         tiling=data.tiling,
         max_length=data.max_length,
         too_long=data.too_long,
     )
-    vocab = assembly.model.language_model.embedding.shape[0]
-    source = arranged(build_source(data.source), data.pictures, loaded.seed)
-    return StageData(loaded, name, chosen, source, maker, vocab)
+    return maker, assembly.model.language_model.embedding.shape[0]
+
+
+def tiling_of(model: Model, tiling: Tiling | None = None) -> tuple[TilingPlan, Grid]:
+    """How the model's pictures are cut (by `tiling`, where a stage has its own) and the visual rows of a tile.
+
+    Encoder and connector are built without weights or memory, to ask them for their sizes; a tokenizer is not needed.
+    """
+    import torch
+
+    from ..assemble.parts import build_part
+    from ..image.geometry import TilingPlan
+    from ..model.side_by_side import SideBySideEncoder
+    from ..recipe.schema import Part
+
+    with torch.device("meta"):
+        if isinstance(model.encoder, Part):
+            encoder = build_part("encoder", model.encoder, weights=False)
+        else:
+            encoder = SideBySideEncoder([build_part("encoder", part, weights=False) for part in model.encoder])
+        spec = encoder.spec
+        # The language model is not built: its width changes nothing about places.
+        connector = build_part("connector", model.connector, vision_width=spec.width, text_width=spec.width, grid=spec.grid)
+    return TilingPlan(spec.image_size, (tiling or model.tiling).options()), connector.output_grid(spec.grid)
