@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ..errors import LlavaKitError
 from .annotations import Annotations
@@ -48,7 +49,28 @@ class ImagePixels:
     name: str = "pixels"
 
 
-Picture = ImageFile | ImageBytes | ImagePixels
+@dataclass(frozen=True)
+class ImageUrl:
+    """A picture at an http(s) address. Nothing that reads pictures fetches it; `llava-kit data convert --allow-urls` does."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        return shown_url(self.url)
+
+
+def shown_url(url: str) -> str:
+    """The URL as a message may show it: without user name, password, query and fragment, which may hold keys."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}:..."
+    secret = "?..." if parts.query or parts.fragment else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{secret}"[:200]
+
+
+Picture = ImageFile | ImageBytes | ImagePixels | ImageUrl
 
 
 @dataclass(frozen=True)

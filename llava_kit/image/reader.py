@@ -28,7 +28,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from ..core.conversation import Clip, ClipFolder, ImageBytes, ImageFile, ImagePixels, ImageRef, Picture
+from ..core.conversation import Clip, ClipFolder, ImageBytes, ImageFile, ImagePixels, ImageRef, ImageUrl, Picture
 from ..errors import SampleError
 from .colour import to_rgb
 from .header import PREFIX, format_of, webp_size
@@ -98,7 +98,7 @@ def read_picture(ref: ImageRef, limits: ReadLimits = DEFAULT) -> Image.Image:
     ref = _one_picture(ref)
     if isinstance(ref, ImagePixels):
         return Image.fromarray(_drawn(ref, limits))
-    with _opened(ref, limits) as (image, turn):
+    with opened_picture(ref, limits) as (image, turn):
         picture = _upright_rgb(image, turn)
         return picture.copy() if picture is image else picture  # a plain picture, without the decoder that made it
 
@@ -111,7 +111,7 @@ def read_pixels(ref: ImageRef, limits: ReadLimits = DEFAULT) -> NDArray[np.uint8
     ref = _one_picture(ref)
     if isinstance(ref, ImagePixels):
         return _drawn(ref, limits)
-    with _opened(ref, limits) as (image, turn):
+    with opened_picture(ref, limits) as (image, turn):
         at_once = _plain_jpeg(image) if turn is None else None
         return pixels_of(_upright_rgb(image, turn)) if at_once is None else at_once
 
@@ -140,9 +140,18 @@ def picture_size(ref: ImageRef, limits: ReadLimits = DEFAULT) -> tuple[int, int]
     if isinstance(ref, ImagePixels):
         _check_size(ref.name, ref.size, limits)
         return ref.size
-    with _opened(ref, limits) as (image, turn):
+    with opened_picture(ref, limits) as (image, turn):
         width, height = image.size
         return (height, width) if turn in _SIDEWAYS else (width, height)
+
+
+def read_encoded(ref: ImageFile | ImageBytes | ImageUrl, limits: ReadLimits = DEFAULT) -> tuple[bytes, str]:
+    """The bytes of a picture file as they are, and their format (`JPEG`); their header was checked. Raises as `read_picture`."""
+    with _stream(ref, limits) as stream:
+        data = stream.read(limits.max_bytes + 1)
+    # What was read is looked at, not the file once more: it may have changed.
+    with opened_picture(ImageBytes(data, ref.name), limits):
+        return data, format_of(data[:PREFIX]) or ""
 
 
 def open_clip(ref: Clip | ClipFolder) -> Clip:
@@ -183,7 +192,7 @@ def _one_picture(ref: ImageRef) -> Picture:
 
 
 @contextmanager
-def _opened(ref: ImageFile | ImageBytes, limits: ReadLimits) -> Iterator[tuple[Image.Image, Image.Transpose | None]]:
+def opened_picture(ref: ImageFile | ImageBytes | ImageUrl, limits: ReadLimits) -> Iterator[tuple[Image.Image, Image.Transpose | None]]:
     """The picture with its header read and checked, and the turn it still needs; what goes wrong inside is its own fault."""
     name = ref.name
     with _stream(ref, limits) as stream:
@@ -207,8 +216,11 @@ def _opened(ref: ImageFile | ImageBytes, limits: ReadLimits) -> Iterator[tuple[I
             raise _error("unreadable_image", name, "is damaged or not what its first bytes claim") from None
 
 
-def _stream(ref: ImageFile | ImageBytes, limits: ReadLimits) -> IO[bytes]:
+def _stream(ref: ImageFile | ImageBytes | ImageUrl, limits: ReadLimits) -> IO[bytes]:
     """The bytes of the picture, opened for reading, their place and number checked."""
+    if isinstance(ref, ImageUrl):
+        told = "is a URL; expected a file on this machine, nothing is fetched (`llava-kit data convert --allow-urls` does)"
+        raise _error("url_not_allowed", ref.name, told)
     if isinstance(ref, ImageBytes):
         _check_bytes(ref.name, len(ref.data), limits)
         return io.BytesIO(ref.data)
