@@ -91,6 +91,7 @@ class ShapesOptions(Options):
     detail: Literal["plain", "fine"] = Field("plain", description="fine: larger pictures of smaller things")
     turns: PositiveInt = Field(default=7, description="conversation only: questions about a picture")
     mix: Mix = Field(default_factory=Mix, description="instruct only")
+    annotations: bool = Field(default=False, description="give each sample its five captions and its boxes, for a teacher")
 
 
 class ShapesQuestionsOptions(Options):
@@ -100,6 +101,12 @@ class ShapesQuestionsOptions(Options):
     size: PositiveInt = Field(2_400, description="how many questions, a sixth of each type")
     seed: int = Field(0, ge=0)
     detail: Literal["plain", "fine"] = "plain"
+
+
+class ShapesTeacherOptions(Options):
+    """Rule-based teacher of the picture world: offline, and never wrong; told captions and boxes alone, as GPT-4 was."""
+
+    turns: PositiveInt = Field(default=7, description="conversation: at most so many questions about a picture")
 
 
 def _check_heads(width: int, heads: int) -> None:
@@ -135,6 +142,13 @@ def build_benchmark(options: ShapesQuestionsOptions):
     return ShapesQuestions(options)
 
 
+def build_teacher(options: ShapesTeacherOptions):
+    """Return a `ShapesTeacher`."""
+    from .teacher import ShapesTeacher
+
+    return ShapesTeacher(options)
+
+
 @hookimpl
 def register_encoders(register):
     register("shapes_vit", options=ShapesVitOptions, build=build_vit)
@@ -153,3 +167,8 @@ def register_sources(register):
 @hookimpl
 def register_benchmarks(register):
     register("shapes", options=ShapesQuestionsOptions, build=build_benchmark)
+
+
+@hookimpl
+def register_teachers(register):
+    register("shapes", options=ShapesTeacherOptions, build=build_teacher)

@@ -6,7 +6,7 @@ sentences short on purpose: a turn costs a dozen tokens, so one picture can carr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +36,12 @@ def ask(scene: Scene, type: str, rng: Rng) -> Question | None:
 
 
 def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
-    """Return up to `count` different questions in random order: rounds of every type once, existence and comparison twice.
+    """Return up to `count` different questions about the scene, in random order."""
+    return ask_different(lambda type: ask(scene, type, rng), count, rng)
+
+
+def ask_different(ask_one: Callable[[str], Question | None], count: int, rng: Rng) -> list[Question]:
+    """Return up to `count` different questions of `ask_one(type)`: rounds of every type once, existence and comparison twice.
 
     These two take the most steps of thought (bind colour and shape; find two things, then weigh them) and are learnt last.
     """
@@ -46,7 +51,7 @@ def ask_many(scene: Scene, count: int, rng: Rng) -> list[Question]:
     while len(order) < 2 * count:
         order += [asked[number] for number in rng.permutation(len(asked))]
     for type in order:
-        question = ask(scene, type, rng)
+        question = ask_one(type)
         if question is not None:
             questions.setdefault(question.text, question)
         if len(questions) == count:
@@ -77,26 +82,24 @@ def captions(scene: Scene, rng: Rng) -> list[str]:
 def describe(scene: Scene, rng: Rng) -> tuple[str, str]:
     """Return (request, detailed description)."""
     form = "is" if len(scene.things) == 1 else "are"
-    sentences = [f"There {form} {_objects(len(scene.things))} on a dark ground."]
+    sentences = [f"There {form} {objects(len(scene.things))} on a dark ground."]
     sentences += [f"In the {t.place} is a {t.size} {t.colour} {t.shape}." for t in _shuffled(scene, rng)]
     return _pick(rng, DESCRIBE), " ".join(sentences)
 
 
 def reason(scene: Scene, rng: Rng) -> tuple[str, str]:
-    """Return (question, answer that reasons step by step and ends in a conclusion)."""
+    """Return (question, answer that reasons step by step and ends in a conclusion). Sizes may be unknown (empty)."""
     things = _shuffled(scene, rng)
-    listed = ", ".join(f"{t.size} {t.colour} {t.shape}" for t in things)
+    listed = ", ".join(_words(t) for t in things)
     if rng.random() < 0.5:
         thing = things[0]
-        name, rest = _pick(
-            rng,
-            (
-                (f"{thing.size} object", [t for t in things if t.size != thing.size]),
-                (f"{thing.colour} object", [t for t in things if t.colour != thing.colour]),
-                (thing.shape, [t for t in things if t.shape != thing.shape]),
-            ),
-        )
-        left = ", ".join(f"{t.size} {t.colour} {t.shape}" for t in rest) or "nothing"
+        parts = [
+            (f"{thing.size} object", [t for t in things if t.size != thing.size]),
+            (f"{thing.colour} object", [t for t in things if t.colour != thing.colour]),
+            (thing.shape, [t for t in things if t.shape != thing.shape]),
+        ]
+        name, rest = _pick(rng, parts if all(t.size for t in things) else parts[1:])
+        left = ", ".join(_words(t) for t in rest) or "nothing"
         form = "is" if len(rest) == 1 else "are"
         question = f"If every {name} is taken away, how many objects are left?"
         answer = f"I see: {listed}. Without every {name}: {left}. So {NUMBERS[len(rest)]} {form} left."
@@ -106,7 +109,7 @@ def reason(scene: Scene, rng: Rng) -> tuple[str, str]:
     return question, f"I see: {listed}. So {'yes' if len(values) == 1 else 'no'}."
 
 
-def _compare(first: Thing, second: Thing) -> list[tuple[str, bool]]:
+def compare(first: Thing, second: Thing) -> list[tuple[str, bool]]:
     """Every comparison of where the two stand, with its truth: for each true one its opposite is there.
 
     Places alone: size words are in the captions, but which of two sizes is the larger took longer to learn than all else.
@@ -159,7 +162,7 @@ def _ask_comparison(scene: Scene, rng: Rng) -> Question | None:
     if len(scene.things) < 2:
         return None
     first, second = _shuffled(scene, rng)[:2]
-    relation, holds = _pick(rng, _compare(first, second))
+    relation, holds = _pick(rng, compare(first, second))
     text = f"Is the {first.colour} object {relation} the {second.colour} object?"
     return Question("comparison", text, "yes" if holds else "no", first.unseen or second.unseen)
 
@@ -174,8 +177,14 @@ _ASK = {
 }
 
 
-def _objects(count: int) -> str:
+def objects(count: int) -> str:
+    """`one object`, `two objects`."""
     return f"{NUMBERS[count]} object{'' if count == 1 else 's'}"
+
+
+def _words(thing: Thing) -> str:
+    """A thing's size, where it is known, its colour and shape."""
+    return f"{thing.size} {thing.colour} {thing.shape}".lstrip()
 
 
 def _shuffled(scene: Scene, rng: Rng) -> list[Thing]:

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from llava_kit import Conversation, DataSource, ImagePixels, ImageSlot, Message, Sample
+from llava_kit.core.annotations import Annotations, box_of_pixels
 
 from . import ShapesOptions
 from .language import QUESTION_TYPES, ask, ask_many, captions, describe, reason
@@ -52,7 +53,8 @@ class ShapesSource(DataSource):
         return self._sample(index, scene, turns, {"kind": kind})
 
     def fingerprint(self) -> str:
-        return f"shapes-1 {self.options.model_dump_json()}"
+        # Without annotations the text is what it was before there were any: runs of then can be resumed.
+        return f"shapes-1 {self.options.model_dump_json(exclude=None if self.options.annotations else {'annotations'})}"
 
     def scene(self, index: int) -> Scene:
         """What is in picture `index`."""
@@ -63,6 +65,10 @@ class ShapesSource(DataSource):
     def captions(self, index: int) -> list[str]:
         """The five captions of picture `index`."""
         return captions(self.scene(index), self._rng(index, _CAPTIONS))
+
+    def annotations(self, index: int) -> Annotations:
+        """All that a teacher is told of picture `index`: its five captions, and a box for each thing, named `colour shape`."""
+        return self._annotations(index, self.scene(index))
 
     def record(self, index: int) -> dict[str, Any]:
         """Picture `index` as COCO tells it: size, five captions, objects with category and box [left, top, width, height]."""
@@ -82,6 +88,11 @@ class ShapesSource(DataSource):
             ],
         }
 
+    def _annotations(self, index: int, scene: Scene) -> Annotations:
+        size = (scene.width, scene.height)
+        boxes = (box_of_pixels(f"{thing.colour} {thing.shape}", thing.box[:2], thing.box[2:], size) for thing in scene.things)
+        return Annotations(tuple(captions(scene, self._rng(index, _CAPTIONS))), tuple(boxes))
+
     def _question(self, index: int) -> Sample:
         """One question alone. Types take turns, so that each has its sixth of the rows."""
         scene, rng = self.scene(index), self._rng(index, _WORDS)
@@ -97,7 +108,8 @@ class ShapesSource(DataSource):
             parts = (ImageSlot(0), f"\n{request}") if number == 0 else (request,)
             messages += [Message("user", parts), Message("assistant", (answer,))]
         picture = ImagePixels(partial(render, scene), (scene.width, scene.height), name)
-        return Sample(f"shapes/{tags['kind']}/{name}", Conversation(tuple(messages)), (picture,), tags)
+        told = self._annotations(index, scene) if self.options.annotations else Annotations()
+        return Sample(f"shapes/{tags['kind']}/{name}", Conversation(tuple(messages)), (picture,), tags, told)
 
     def _kind(self, index: int) -> str:
         if len(self._kinds) == 1:
