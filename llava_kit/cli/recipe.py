@@ -71,22 +71,24 @@ def _list(arguments: argparse.Namespace) -> int:
 def _summary(root: Node) -> dict[str, str]:
     """What a recipe says of itself; it need not be right to be listed."""
     from ..recipe.parts import parts_in
+    from ..recipe.prepare import PREPARE
     from ..recipe.tree import find
 
+    description = find(root, ("description",))
+    told = " ".join(str(description.value).split()) if description is not None else ""
+    steps = find(root, (PREPARE,))
+    if steps is not None and "model" not in root.value and isinstance(steps.value, dict):
+        return {"parts": f"data: {', '.join(steps.value)}", "description": told}
     kinds = ("encoder", "connector", "language_model")
     types = [find(node, ("type",)) for _, kind, node in parts_in(root) if kind in kinds]
-    description = find(root, ("description",))
-    return {
-        "parts": " + ".join(str(named.value) for named in types if named is not None),
-        "description": " ".join(str(description.value).split()) if description is not None else "",
-    }
+    return {"parts": " + ".join(str(named.value) for named in types if named is not None), "description": told}
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from ..recipe.load import load_recipe
+    from ..recipe.load import load_any
     from ..recipe.write import as_values, recipe_to_yaml
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_any(arguments.recipe, arguments.overrides)
     if arguments.json:
         _print_json(as_values(recipe))
     else:
@@ -97,7 +99,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from ..errors import LlavaKitError, RecipeError
     from ..recipe.checks import find_warnings
-    from ..recipe.load import load_recipe
+    from ..recipe.load import load_any
     from ..registry.manager import default_registry
 
     registry = default_registry()
@@ -109,7 +111,7 @@ def _check(arguments: argparse.Namespace) -> int:
     reports: list[dict[str, Any]] = []
     for name in names:
         try:
-            recipe = load_recipe(name, overrides, registry)
+            recipe = load_any(name, overrides, registry)
             reports.append({"recipe": name, "problems": [], "warnings": find_warnings(recipe, registry)})
         except LlavaKitError as error:
             problems = error.problems if isinstance(error, RecipeError) else [str(error)]

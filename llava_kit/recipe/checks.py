@@ -13,6 +13,7 @@ from llava_kit.registry.registry import Registry, words
 
 from ..image.options import max_tiles_meant
 from .parts import parse_part, parts_of
+from .prepare import DataRecipe
 from .schema import Recipe
 from .tree import Node, Path, Problem, dotted, find, place_of
 
@@ -136,9 +137,13 @@ def _start_rules(stage: Node, names: list[str], number: int) -> Iterator[tuple[P
         yield ("start_from",), f"there is no earlier stage {start!r}; {hint} (a model folder is written ./{start})"
 
 
-def find_warnings(recipe: Recipe, registry: Registry) -> list[str]:
-    """What may be wrong on this machine though the recipe is right: data that is not here, parts that cannot run here."""
+def find_warnings(recipe: Recipe | DataRecipe, registry: Registry) -> list[str]:
+    """What may be wrong on this machine though the recipe is right: data that is not here, parts that cannot run here.
+
+    What one of its own steps makes need not be here.
+    """
     found: list[str] = []
+    made = [FilePath(to) for step in recipe.prepare.values() if (to := getattr(getattr(step, step.action), "to", None))]
     for path, kind, part in parts_of(recipe):
         entry, options = parse_part(part, kind, registry)
         reason = entry.why_unavailable()
@@ -146,11 +151,14 @@ def find_warnings(recipe: Recipe, registry: Registry) -> list[str]:
             found.append(f"{dotted(path)}: {words(kind)} {part.type!r} cannot run here: {reason}")
         if kind in ("source", "benchmark"):
             found += [
-                f"{dotted((*path, key))}: {value} is not here" for key, value in _paths(options) if not FilePath(value).exists()
+                f"{dotted((*path, key))}: {value} is not here"
+                for key, value in _paths(options)
+                if not FilePath(value).exists() and not any(FilePath(value).is_relative_to(folder) for folder in made)
             ]
-    for name, stage in recipe.stages.items():
+    stages = recipe.stages if isinstance(recipe, Recipe) else {}
+    for name, stage in stages.items():
         start = stage.start_from
-        if start is not None and start != SCRATCH and start not in recipe.stages and not FilePath(start).exists():
+        if start is not None and start != SCRATCH and start not in stages and not FilePath(start).exists():
             found.append(f"stages.{name}.start_from: {start} is not here")
     return found
 

@@ -39,10 +39,13 @@ def _user_folder(installed: Path) -> Iterator[Path]:
 
 
 def named_recipes() -> dict[str, Path]:
-    """Every recipe that can be asked for by name; the nearest folder wins. Bases are not recipes to run and are left out."""
+    """Every recipe that can be asked for by name; the nearest folder wins. Bases are not recipes to run and are left out.
+
+    Recipes that only make data lie in the folder `data` of each.
+    """
     found: dict[str, Path] = {}
     for folder in recipe_folders():
-        for path in sorted(folder.iterdir()):
+        for path in [*sorted(folder.iterdir()), *sorted((folder / "data").glob("*"))]:
             if path.suffix in SUFFIXES and path.is_file():
                 found.setdefault(path.stem, path)
     return dict(sorted(found.items()))

@@ -27,6 +27,9 @@ PARTS = {
     ("Data", "template"): "template",
     ("Validation", "source"): "source",
     ("Evaluate", "benchmark"): "benchmark",
+    ("Convert", "source"): "source",
+    ("Check", "source"): "source",
+    ("Check", "against"): "source",
 }
 """Which key of which block names a plugin of which kind. A test holds it against the fields of type `Part` in the schema."""
 
@@ -52,6 +55,8 @@ def recipe_json_schema(registry: Registry) -> dict[str, Any]:
 
 def _part_reference(kind: str, key: str) -> dict[str, Any]:
     reference: dict[str, Any] = {"$ref": f"#/$defs/{kind}"}
+    if key == "against":
+        return {"type": "array", "items": reference}
     if key == "encoder":
         return {"anyOf": [reference, {"type": "array", "items": reference, "minItems": 1}]}
     if key in CHOICES:

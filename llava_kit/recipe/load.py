@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,12 +16,13 @@ from .checks import check_rules
 from .explain import explain
 from .find import find_base, find_recipe
 from .parts import check_parts, not_numbers, parse_part, parts_of
+from .prepare import PREPARE, DataRecipe
 from .reader import read_file, read_value
 from .schema import Recipe
 from .tree import Node, Path, Place, Problem, find, laid_over, plain, told
 from .write import as_values, recipe_to_yaml
 
-__all__ = ["load_recipe", "parse_part", "parts_of", "read_recipe_tree", "recipe_to_yaml"]
+__all__ = ["load_any", "load_recipe", "parse_part", "parts_of", "read_recipe_tree", "recipe_to_yaml"]
 
 EXTENDS = "extends"
 
@@ -35,12 +36,23 @@ def load_recipe(path_or_name: str | FilePath, overrides: Sequence[str] = (), reg
     Raises:
         RecipeError: every mistake found, one line each: `file:line: key: what is wrong; what was meant`.
     """
+    recipe = load_any(path_or_name, overrides, registry)
+    if isinstance(recipe, DataRecipe):
+        raise RecipeError(f"{path_or_name}: only makes data (it has no `model`); run `llava-kit data prepare {path_or_name}`")
+    return recipe
+
+
+def load_any(
+    path_or_name: str | FilePath, overrides: Sequence[str] = (), registry: Registry | None = None
+) -> Recipe | DataRecipe:
+    """As `load_recipe`, and recipes that only make data too: those with `prepare`, and neither `model` nor `stages`."""
     root = read_recipe_tree(path_or_name)
     problems: list[Problem] = []
     if overrides:
         over, problems = read_overrides(overrides, root)
         root = laid_over(root, over)
-    recipe, faults = _validate(root)
+    only_data = PREPARE in root.value and not {"model", "stages"} & set(root.value)
+    recipe, faults = _validate(root, DataRecipe if only_data else Recipe)
     checked, part_faults = check_parts(root, default_registry() if registry is None else registry)
     problems = [*problems, *faults, *part_faults, *check_rules(root)]
     if recipe is None or problems:
@@ -48,15 +60,18 @@ def load_recipe(path_or_name: str | FilePath, overrides: Sequence[str] = (), reg
     return _filled(recipe, checked)
 
 
-def _validate(root: Node) -> tuple[Recipe | None, list[Problem]]:
+Loaded = TypeVar("Loaded", bound=Recipe | DataRecipe)
+
+
+def _validate(root: Node, model: type[Loaded]) -> tuple[Loaded | None, list[Problem]]:
     try:
-        recipe = Recipe.model_validate(plain(root))
+        recipe = model.model_validate(plain(root))
     except ValidationError as error:
-        return None, explain(error, Recipe, root)
+        return None, explain(error, model, root)
     return recipe, list(not_numbers(root, recipe, ()))
 
 
-def _filled(recipe: Recipe, checked: dict[Path, BaseModel]) -> Recipe:
+def _filled(recipe: Loaded, checked: dict[Path, BaseModel]) -> Loaded:
     """The recipe with its plugins' defaults written out."""
     values = as_values(recipe)
     # A mixture before the sources in it: its own block holds theirs as they were written.
@@ -65,7 +80,7 @@ def _filled(recipe: Recipe, checked: dict[Path, BaseModel]) -> Recipe:
         for key in path:
             block = block[key]
         block.update(as_values(options))
-    return Recipe.model_validate(values)
+    return type(recipe).model_validate(values)
 
 
 def read_recipe_tree(path_or_name: str | FilePath) -> Node:

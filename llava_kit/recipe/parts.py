@@ -14,6 +14,7 @@ from llava_kit.registry.registry import Entry, Registry, words
 from .blocks import Part
 from .explain import explain
 from .mixture import MIXTURE, Mixture
+from .prepare import PREPARE, DataRecipe
 from .schema import Recipe
 from .tree import Node, Path, Place, Problem, find, place_of, plain, told
 
@@ -22,9 +23,6 @@ CHOICES = ("splicer", "loss")
 
 BUILT_IN = ("auto", "reference")
 """What such a key may say without a plugin."""
-
-PREPARED = "prepare"
-"""The key of a recipe under which the steps stand that make its data."""
 
 
 def parse_part(part: Part, kind: str, registry: Registry) -> tuple[Entry, BaseModel]:
@@ -109,11 +107,25 @@ def parts_in(root: Node) -> Iterator[tuple[Path, str, Node]]:
         stage: Path = ("stages", name)
         paths += [((*stage, "data", "source"), "source"), ((*stage, "data", "template"), "template")]
         paths += [((*stage, "validate", "source"), "source")]
-    for path, kind in [*paths, (("evaluate", "benchmark"), "benchmark")]:
+    for path, kind in [*paths, (("evaluate", "benchmark"), "benchmark"), *_prepared_paths(root)]:
         node = find(root, path)
         if node is not None and not isinstance(node.value, list):
             yield path, kind, node
             yield from _ingredients_in(path, node)
+
+
+def _prepared_paths(root: Node) -> Iterator[tuple[Path, str]]:
+    """Where the steps that make data name plugins."""
+    steps = find(root, (PREPARE,))
+    for name in steps.value if steps is not None and isinstance(steps.value, dict) else ():
+        step = find(root, (PREPARE, name))
+        for action in step.value if step is not None and isinstance(step.value, dict) else ():
+            path: Path = (PREPARE, name, action)
+            yield (*path, "source"), "source"
+            yield (*path, "teacher"), "teacher"
+            several = find(root, (*path, "against"))
+            if several is not None and isinstance(several.value, list):
+                yield from (((*path, "against", number), "source") for number in range(len(several.value)))
 
 
 def _ingredients_in(path: Path, node: Node) -> Iterator[tuple[Path, str, Node]]:
@@ -132,8 +144,11 @@ def _is_mixture(node: Node) -> bool:
     return named is not None and named.value == MIXTURE
 
 
-def parts_of(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
+def parts_of(recipe: Recipe | DataRecipe) -> Iterator[tuple[Path, str, Part]]:
     """Every part of a checked recipe that a plugin builds: its path, its kind, its block."""
+    yield from _prepared_parts(recipe)
+    if isinstance(recipe, DataRecipe):
+        return
     model = recipe.model
     if isinstance(model.encoder, Part):
         yield ("model", "encoder"), "encoder", model.encoder
@@ -156,6 +171,16 @@ def parts_of(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
             yield from sources_of(("stages", name, "validate", "source"), stage.validate_on.source)
     if recipe.evaluate is not None:
         yield ("evaluate", "benchmark"), "benchmark", recipe.evaluate.benchmark
+
+
+def _prepared_parts(recipe: Recipe | DataRecipe) -> Iterator[tuple[Path, str, Part]]:
+    for name, step in recipe.prepare.items():
+        block, path = getattr(step, step.action), (PREPARE, name, step.action)
+        yield from sources_of((*path, "source"), block.source)
+        for number, part in enumerate(getattr(block, "against", ())):
+            yield from sources_of((*path, "against", number), part)
+        if getattr(block, "teacher", None) is not None:
+            yield (*path, "teacher"), "teacher", block.teacher
 
 
 def sources_of(path: Path, part: Part) -> Iterator[tuple[Path, str, Part]]:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, Validati
 
 from ..image.options import TilingOptions, VideoOptions, foreign_word, wrong_pinpoints
 from .blocks import Block, Fraction, Name, NonNegativeFloat, Part
+from .prepare import Steps
 
 RECIPE_VERSION = 1
 COMPONENTS = ("encoder", "connector", "language_model")
@@ -250,7 +251,7 @@ class Evaluate(Block):
 
 
 class Recipe(Block):
-    """A run: parts, stages, evaluation."""
+    """A run: data to prepare, parts, stages, evaluation."""
 
     recipe_version: Literal[1] = RECIPE_VERSION
     name: Name
@@ -258,6 +259,7 @@ class Recipe(Block):
     seed: int = 0
     threads: PositiveInt | None = Field(default=None, description="CPU threads; default: all cores")
     output: str = Field(default="runs", description="runs are written to <output>/<name>/<time>/")
+    prepare: Steps = Field(default_factory=dict, description="the steps that make its data, in order; done once")
     model: Model
     stages: dict[Name, Stage] = Field(min_length=1)
     evaluate: Evaluate | None = None

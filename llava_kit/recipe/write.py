@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from .blocks import Part
+from .prepare import DataRecipe
 from .reader import read_scalar
-from .schema import Part, Recipe
+from .schema import Recipe
 
 LINE_WIDTH = 120
 
@@ -17,7 +19,7 @@ LINE_ENDS = re.compile("[\\r\\x85\\u2028\\u2029\\ufeff]")
 """Letters that end a line in YAML 1.1, or vanish: only double quotes, which escape them, keep them."""
 
 
-def recipe_to_yaml(recipe: Recipe) -> str:
+def recipe_to_yaml(recipe: Recipe | DataRecipe) -> str:
     """The recipe in full, defaults included, without `extends`: what a run's folder keeps. It reads back as an equal recipe."""
     return yaml.dump(
         as_values(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=LINE_WIDTH

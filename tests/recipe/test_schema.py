@@ -5,11 +5,12 @@ import typing
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from llava_kit.recipe import schema
+from llava_kit.recipe import prepare, schema
 from llava_kit.recipe.json_schema import PARTS
 from llava_kit.recipe.schema import Part, Recipe, Stage
 
-BLOCKS = [value for value in vars(schema).values() if isinstance(value, type) and issubclass(value, schema.Block)]
+NAMES = {**vars(prepare), **vars(schema)}
+BLOCKS = [value for value in NAMES.values() if isinstance(value, type) and issubclass(value, schema.Block)]
 
 
 def test_the_places_of_parts_are_all_known():
@@ -54,4 +55,4 @@ def test_defaults_hold_what_their_types_ask_for():
         for name, field in block.model_fields.items():
             if not field.is_required():
                 value = field.get_default(call_default_factory=True)
-                assert value is None or isinstance(value, BaseModel | str | int | float | tuple), (block, name)
+                assert value is None or isinstance(value, BaseModel | str | int | float | tuple | dict), (block, name)
