@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import LlavaKitError
 from .annotations import Annotations
@@ -73,6 +74,18 @@ class Teacher(ABC):
     @abstractmethod
     async def answer(self, request: TeacherRequest) -> TeacherAnswer:
         """The answer. Raises `TeacherError`; its text holds no key and no password."""
+
+    def fingerprint(self) -> str:
+        """All that its answers depend on beside a request: an answer is used again only where this is the same."""
+        return self.name
+
+    def batch_line(self, request: TeacherRequest) -> Mapping[str, Any]:
+        """The request as a line of a file of requests, `custom_id` being its key. Raises `LlavaKitError` where it takes none."""
+        raise LlavaKitError(f"the teacher {self.name!r} takes no files of requests; ask it directly")
+
+    def batch_answer(self, line: Mapping[str, Any]) -> TeacherAnswer:
+        """The answer in a line of a file of results. Raises `TeacherError` where the line says that there is none."""
+        raise LlavaKitError(f"the teacher {self.name!r} writes no files of results; ask it directly")
 
     async def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Gives back connections; no request comes after it."""

@@ -1,0 +1,110 @@
+"""Every answer that ever came, by the key of its request: on the disk as soon as it is here, in memory only its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from json import loads
+from pathlib import Path
+from typing import Any
+
+from ..core.teacher import TeacherAnswer, TeacherRequest
+from ..store.journal import Journal
+
+# Bytes of a prompt's text for each token where no endpoint counted: about four letters of English (OpenAI's rule of thumb).
+LETTERS_PER_TOKEN = 4.0
+
+
+class Answers:
+    """A journal of answers that survives kill -9; what was bought by it in all, tokens by tokens.
+
+    Usage that a teacher did not count is taken from letters; `estimated` says for how many answers.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._journal = Journal(path, {"what": "answers of a teacher, by request"})
+        self._places: dict[bytes, int] = {}
+        self.input_tokens = self.output_tokens = self.estimated = 0
+        self.counted_letters = self.counted_tokens = 0
+        with open(path, "rb") as file:
+            place = len(file.readline())
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._take(loads(line), place)
+                place += len(line)
+        self._end = place
+        self._reader = open(path, "rb")  # noqa: SIM115 - closed by `close`
+
+    @property
+    def path(self) -> Path:
+        return self._journal.path
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        return bytes.fromhex(key) in self._places
+
+    def get(self, key: str) -> TeacherAnswer | None:
+        """The answer to the request of this key, if it ever came."""
+        place = self._places.get(bytes.fromhex(key))
+        if place is None:
+            return None
+        self._reader.seek(place)
+        entry = loads(self._reader.readline())
+        return TeacherAnswer(entry["text"], entry["model"], entry["finish"], entry["input"], entry["output"])
+
+    def add(self, request: TeacherRequest, answer: TeacherAnswer, **more: Any) -> None:
+        """Keeps an answer; when this returns it survives the end of the program. `more` is for people: tries, time."""
+        letters = letters_of(request)
+        entry = {
+            "key": request.key,
+            "text": answer.text,
+            "model": answer.model,
+            "finish": answer.finish,
+            "input": answer.input_tokens,
+            "output": answer.output_tokens,
+            "letters": [letters, len(answer.text)],
+            **more,
+        }
+        self._journal.append(entry)
+        self._take(entry, self._end)
+        self._end = os.path.getsize(self.path)
+
+    @property
+    def letters_per_token(self) -> float:
+        """Letters of a prompt for each of its tokens, as this teacher counted so far; else four."""
+        return self.counted_letters / self.counted_tokens if self.counted_tokens else LETTERS_PER_TOKEN
+
+    @property
+    def output_mean(self) -> float | None:
+        """Tokens of an answer on average; None before the first."""
+        return self.output_tokens / len(self._places) if self._places else None
+
+    def close(self) -> None:
+        self._journal.close()
+        self._reader.close()
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, entry: Mapping[str, Any], place: int) -> None:
+        self._places[bytes.fromhex(entry["key"])] = place
+        letters, said = entry["letters"]
+        if entry["input"] or entry["output"]:
+            self.input_tokens += entry["input"]
+            self.output_tokens += entry["output"]
+            self.counted_letters += letters
+            self.counted_tokens += entry["input"]
+        else:
+            self.estimated += 1
+            self.input_tokens += round(letters / LETTERS_PER_TOKEN)
+            self.output_tokens += round(said / LETTERS_PER_TOKEN)
+
+
+def letters_of(request: TeacherRequest) -> int:
+    """Letters of the whole prompt."""
+    return sum(len(message.content) for message in request.messages)
