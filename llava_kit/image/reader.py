@@ -88,6 +88,8 @@ class ReadLimits:
 
 DEFAULT = ReadLimits()
 
+_Encoded = ImageFile | ImageBytes | ImageUrl
+
 
 def read_picture(ref: ImageRef, limits: ReadLimits = DEFAULT) -> Image.Image:
     """The picture as RGB, upright, with transparency on white and deep greys scaled; of animations and clips the first frame.
@@ -145,8 +147,8 @@ def picture_size(ref: ImageRef, limits: ReadLimits = DEFAULT) -> tuple[int, int]
         return (height, width) if turn in _SIDEWAYS else (width, height)
 
 
-def read_encoded(ref: ImageFile | ImageBytes | ImageUrl, limits: ReadLimits = DEFAULT) -> tuple[bytes, str]:
-    """The bytes of a picture file as they are, and their format (`JPEG`); their header was checked. Raises as `read_picture`."""
+def read_encoded(ref: _Encoded, limits: ReadLimits = DEFAULT) -> tuple[bytes, str]:
+    """The bytes of a picture file as they are, their header checked, and their format (`JPEG`). Raises as `read_picture`."""
     with _stream(ref, limits) as stream:
         data = stream.read(limits.max_bytes + 1)
     # What was read is looked at, not the file once more: it may have changed.
@@ -192,7 +194,7 @@ def _one_picture(ref: ImageRef) -> Picture:
 
 
 @contextmanager
-def opened_picture(ref: ImageFile | ImageBytes | ImageUrl, limits: ReadLimits) -> Iterator[tuple[Image.Image, Image.Transpose | None]]:
+def opened_picture(ref: _Encoded, limits: ReadLimits) -> Iterator[tuple[Image.Image, Image.Transpose | None]]:
     """The picture with its header read and checked, and the turn it still needs; what goes wrong inside is its own fault."""
     name = ref.name
     with _stream(ref, limits) as stream:
@@ -216,7 +218,7 @@ def opened_picture(ref: ImageFile | ImageBytes | ImageUrl, limits: ReadLimits) -
             raise _error("unreadable_image", name, "is damaged or not what its first bytes claim") from None
 
 
-def _stream(ref: ImageFile | ImageBytes | ImageUrl, limits: ReadLimits) -> IO[bytes]:
+def _stream(ref: _Encoded, limits: ReadLimits) -> IO[bytes]:
     """The bytes of the picture, opened for reading, their place and number checked."""
     if isinstance(ref, ImageUrl):
         told = "is a URL; expected a file on this machine, nothing is fetched (`llava-kit data convert --allow-urls` does)"

@@ -28,7 +28,7 @@ class PictureFile(NamedTuple):
 
 
 def picture_file(ref: Picture) -> PictureFile:
-    """The picture as a file: its own bytes where it has some (their header was checked), else a PNG. Raises as `read_picture`."""
+    """The picture as a file: its own bytes where it has some, their header checked, else a PNG. Raises as `read_picture`."""
     if not isinstance(ref, ImagePixels):
         data, format = read_encoded(ref)
         return PictureFile(data, ENDINGS[format])

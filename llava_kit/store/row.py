@@ -49,7 +49,7 @@ def row_of(sample: Sample, names: Sequence[str]) -> dict[str, Any]:
 
 
 def messages_of(sample: Sample, names: Sequence[str]) -> dict[str, Any]:
-    """The sample as a row of OpenAI-style `messages`, system text and all; `names` and what else stands in it as in `row_of`."""
+    """The sample as a row of OpenAI-style `messages`, with its system text; `names` and all else as in `row_of`."""
     return {"id": sample.id, **_rate(sample), **_messages(sample, names, plain=True), **_notes(sample)}
 
 
@@ -91,7 +91,7 @@ def _rate(sample: Sample) -> dict[str, float]:
     rates = {_frames_per_second(image) for image in sample.images if isinstance(image, Clip | ClipFolder)}
     if len(rates) > 1:
         raise SampleError("video", f"shows clips of {len(rates)} rates of frames; a row has one for all its clips")
-    return {"frames_per_second": rate for rate in rates if rate != 1.0}
+    return {} if rates <= {1.0} else {"frames_per_second": rates.pop()}
 
 
 def _frames_per_second(clip: Clip | ClipFolder) -> float:
@@ -102,7 +102,7 @@ def _frames_per_second(clip: Clip | ClipFolder) -> float:
     times = clip.times
     step = times[1] - times[0] if len(times) > 1 else (clip.duration or 1.0)
     if step <= 0 or any(abs(time - number * step) > _SECONDS for number, time in enumerate(times)):
-        raise SampleError("video", f"clip {clip.name!r} has frames at uneven times; a folder of frames has one step between all")
+        raise SampleError("video", f"clip {clip.name!r} has frames at uneven times; in a folder of frames all steps are equal")
     return round(1 / step, 6)
 
 

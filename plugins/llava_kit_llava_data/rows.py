@@ -5,28 +5,42 @@ Videos are folders with pictures of their frames; `<video>` marks their place, o
 
 from __future__ import annotations
 
-import base64
-import binascii
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
 
-from llava_kit.core.annotations import CONVENTIONS, Annotations, Box
-from llava_kit.core.conversation import ClipFolder, ImageBytes, ImageFile, ImageRef, ImageSlot, Message
+from llava_kit.core.annotations import Annotations
+from llava_kit.core.conversation import ImageRef, ImageSlot, Message
 from llava_kit.errors import SampleError
 
 from . import LlavaJsonOptions
+from .notes import read_annotations
+from .references import read_folder, read_reference
 
 IMAGE, VIDEO = "<image>", "<video>"
-ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
+Role = Literal["system", "user", "assistant"]
+ROLES: Mapping[str, Role] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
     "system": "system",
+    "developer": "system",
+    # Whoever answered in collections of shared chats.
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
 }
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+# Calls of tools are said by the model, and what they give is told to it (ShareGPT with tools, OpenAI's role `tool`).
+TOOLS: Mapping[str, Role] = {
+    "function_call": "assistant",
+    "observation": "user",
+    "tool": "user",
+    "function": "user",
+    "function_response": "user",
+}
 
 
 class Row(NamedTuple):
@@ -38,9 +52,11 @@ class Row(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: list[str | ImageRef | None]
     """Text, pictures that stand right here, and None for the next picture of the row's list."""
+    tool: bool = False
+    """A call of a tool, or what one gave."""
 
 
 class _Listed(NamedTuple):
@@ -58,48 +74,66 @@ class _Listed(NamedTuple):
 
 def read_row(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str) -> Row:
     """The turns of a row. Raises SampleError (without the row's name) for one that cannot be used."""
-    turns = [_read_turn(entry, number, image_root, options) for number, entry in enumerate(_entries(row, options))]
-    listed = _Listed(_listed_images(row, options, image_root), _listed_videos(row, options, image_root))
+    rate = _frames_per_second(row, options)
+    turns = [_read_turn(entry, number, image_root, rate) for number, entry in enumerate(_entries(row, options))]
+    listed = _Listed(_listed_images(row, options, image_root), _listed_videos(row, options, image_root, rate))
     system = row.get("system")
     if turns and turns[0].role == "system":
         system = "".join(part for part in turns[0].content if isinstance(part, str))
         turns = turns[1:]
     tags: dict[str, Any] = dict(row["tags"]) if isinstance(row.get("tags"), dict) else {}
+    if any(turn.tool for turn in turns):
+        tags["tools"] = True
     # As the original does: an answer that nobody asked for has nothing to be learnt from.
     if turns and turns[0].role == "assistant":
         turns, tags["skipped_first_turn"] = turns[1:], True
     messages, images = _seat_pictures(turns, listed, options.picture_place == "first")
     if system is not None and not isinstance(system, str):
         raise SampleError("bad_row", f"its system text is a {type(system).__name__}; expected text")
-    return Row(messages, system, images, tags, read_annotations(row))
+    if options.turns != "as_written":
+        messages, images = _valid(messages, images, tags, cut=options.turns == "cut")
+    return Row(messages, system, images, tags, read_annotations(row) if options.annotations else Annotations())
 
 
-def read_annotations(row: Mapping[str, Any]) -> Annotations:
-    """`captions`, `boxes` and `box_convention`, as `data convert` writes them; other programs' keys of these names are left."""
-    captions, boxes, convention = row.get("captions"), row.get("boxes"), row.get("box_convention")
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        captions = []
-    return Annotations(
-        captions=tuple(captions),
-        boxes=tuple(_read_box(entry) for entry in boxes if _is_box(entry)) if isinstance(boxes, list) else (),
-        text_boxes=convention if convention in CONVENTIONS else None,
-    )
+def _valid(
+    messages: tuple[Message, ...], images: tuple[ImageRef, ...], tags: dict[str, Any], *, cut: bool
+) -> tuple[tuple[Message, ...], tuple[ImageRef, ...]]:
+    """Turns that go user, assistant, ..., each with something said; with `cut` the pairs before the first that does not."""
+    fault = None
+    for number, message in enumerate(messages):
+        expected = ("user", "assistant")[number % 2]
+        if message.role != expected:
+            fault = number, "bad_turns", f"is by {message.role}; expected {expected}"
+        elif not any(isinstance(part, ImageSlot) or part.strip() for part in message.parts):
+            fault = number, "empty_answer" if number % 2 else "empty_question", "says nothing"
+        if fault is not None:
+            break
+    if fault is None and len(messages) % 2:
+        fault = len(messages), "bad_turns", "is not there; expected an answer"
+    if fault is None and messages:
+        return messages, images
+    number, reason, told = fault or (0, "bad_turns", "is not there; expected a question")
+    kept = messages[: number - number % 2]
+    if not cut or not kept:
+        raise SampleError(reason, f"turn {number} {told}")
+    tags["cut_turns"] = len(messages) - len(kept)
+    # Pictures are in the order of their places, so those of the kept turns are the first.
+    shown = sum(isinstance(part, ImageSlot) for message in kept for part in message.parts)
+    return kept, images[:shown]
 
 
-def _is_box(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
-        return False
-    numbers = entry.get("box")
-    return isinstance(numbers, list) and len(numbers) == 4 and all(isinstance(number, int | float) for number in numbers)
-
-
-def _read_box(entry: Mapping[str, Any]) -> Box:
-    return Box(entry["label"], *map(float, entry["box"]))
+def _frames_per_second(row: Mapping[str, Any], options: LlavaJsonOptions) -> float:
+    rate = row.get("frames_per_second")
+    if rate is None:
+        return options.frames_per_second
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < 1e6:
+        raise SampleError("bad_row", f"its frames_per_second is {str(rate)[:40]!r}; expected a number above 0")
+    return float(rate)
 
 
 def _entries(row: Mapping[str, Any], options: LlavaJsonOptions) -> list[Any]:
     name = options.fields.conversations
-    entries = row.get(name, row.get("messages"))
+    entries = _first(row, name, "messages")
     if entries is None:
         raise SampleError("bad_row", f"has the keys {', '.join(map(repr, row)) or 'none'}; expected {name!r} or 'messages'")
     if not isinstance(entries, list):
@@ -107,91 +141,66 @@ def _entries(row: Mapping[str, Any], options: LlavaJsonOptions) -> list[Any]:
     return entries
 
 
-def _read_turn(entry: Any, number: int, image_root: str, options: LlavaJsonOptions) -> _Turn:
+def _read_turn(entry: Any, number: int, image_root: str, rate: float) -> _Turn:
     if not isinstance(entry, dict):
         raise SampleError("bad_row", f"turn {number} is a {type(entry).__name__}; expected an object")
     role = entry.get("from", entry.get("role"))
     content = entry["value"] if "value" in entry else entry.get("content")
-    if not isinstance(role, str) or role not in ROLES:
-        raise SampleError("bad_turns", f"turn {number} is by {role!r}; expected one of {', '.join(ROLES)}")
+    tool = isinstance(role, str) and role in TOOLS
+    known = {**ROLES, **TOOLS}
+    if not isinstance(role, str) or role not in known:
+        raise SampleError("bad_turns", f"turn {number} is by {role!r}; expected one of {', '.join(known)}")
+    if entry.get("tool_calls"):
+        content, tool = _calls(entry["tool_calls"], content), True
     if isinstance(content, str):
-        return _Turn(ROLES[role], [content])
+        return _Turn(known[role], [content], tool)
     if not isinstance(content, list):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise SampleError("bad_row", f"turn {number} says {found}; expected text, or a list of parts")
-    return _Turn(ROLES[role], [_read_part(part, number, image_root, options) for part in content])
+    return _Turn(known[role], [_read_part(part, number, image_root, rate) for part in content], tool)
 
 
-def _read_part(part: Any, number: int, image_root: str, options: LlavaJsonOptions) -> str | ImageRef | None:
+def _calls(calls: Any, content: Any) -> str:
+    """OpenAI's calls of tools as ShareGPT has them: a JSON object a line, under what else was said."""
+    functions = [call.get("function", call) if isinstance(call, dict) else call for call in calls]
+    lines = [json.dumps(function, ensure_ascii=False) for function in functions]
+    return "\n".join([*([content] if isinstance(content, str) and content else []), *lines])
+
+
+def _read_part(part: Any, number: int, image_root: str, rate: float) -> str | ImageRef | None:
     """A part of OpenAI-style content."""
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
+    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
         return part["text"]
     if kind in ("image_url", "image", "input_image"):
-        reference = next((part[key] for key in ("image_url", "image", "path", "url") if key in part), None)
-        if isinstance(reference, dict):
-            reference = reference.get("url")
-        if reference is None:
-            return None
-        return read_reference(reference, image_root)
+        reference = next((part[key] for key in ("image_url", "image", "path", "url") if part.get(key) is not None), None)
+        return None if reference is None else read_reference(reference, image_root)
     if kind == "video" and part.get("video") is not None:
-        return read_folder(part["video"], image_root, options)
+        return read_folder(part["video"], image_root, rate)
     raise SampleError("bad_row", f"turn {number} has a part of type {kind!r}; expected text, image_url, image or video")
-
-
-def read_reference(reference: Any, image_root: str) -> ImageRef:
-    """A picture by what a row calls it: a path under `image_root`, a file: URL, or a data: URI. Nothing is fetched."""
-    if not isinstance(reference, str) or not reference:
-        raise SampleError("bad_row", f"a picture is called {reference!r}; expected a path or a data: URI")
-    scheme = reference[: match.end()].lower() if (match := _SCHEME.match(reference)) else ""
-    if scheme == "data:":
-        return _read_data_uri(reference)
-    if scheme == "file:":
-        return ImageFile(unquote(urlsplit(reference).path), image_root)
-    if "://" in reference[:16]:
-        raise SampleError(
-            "url_not_allowed", f"picture {reference[:80]!r}: is a URL; expected a path under image_root, nothing is fetched"
-        )
-    return ImageFile(reference, image_root)
-
-
-def read_folder(reference: Any, image_root: str, options: LlavaJsonOptions) -> ClipFolder:
-    """A video by what a row calls it: a folder of frames under `image_root`."""
-    if not isinstance(reference, str) or not reference:
-        raise SampleError("bad_row", f"a video is called {reference!r}; expected a folder with pictures of its frames")
-    if "://" in reference[:16]:
-        raise SampleError(
-            "url_not_allowed", f"video {reference[:80]!r}: is a URL; expected a folder under image_root, nothing is fetched"
-        )
-    return ClipFolder(reference, image_root, options.frames_per_second)
-
-
-def _read_data_uri(uri: str) -> ImageBytes:
-    head, comma, body = uri.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise SampleError("unreadable_image", f"picture {head[:60]!r}: expected data:image/...;base64,...")
-    try:
-        return ImageBytes(base64.b64decode(body, validate=True), head[:60])
-    except (binascii.Error, ValueError):
-        raise SampleError("unreadable_image", f"picture {head[:60]!r}: its base64 text is damaged") from None
 
 
 def _listed_images(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str) -> list[ImageRef]:
     """The pictures of a row by its key `image` (or `images`): one, several, or none."""
-    value = row.get(options.fields.image, row.get("images"))
+    value = _first(row, options.fields.image, "images")
     if value is None or value == "":
         return []
     return [read_reference(reference, image_root) for reference in (value if isinstance(value, list) else [value])]
 
 
-def _listed_videos(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str) -> list[ImageRef]:
+def _listed_videos(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str, rate: float) -> list[ImageRef]:
     """The videos of a row by its key `video` (or `videos`)."""
-    value = row.get(options.fields.video, row.get("videos"))
+    value = _first(row, options.fields.video, "videos")
     if value is None or value == "":
         return []
-    return [read_folder(reference, image_root, options) for reference in (value if isinstance(value, list) else [value])]
+    return [read_folder(reference, image_root, rate) for reference in (value if isinstance(value, list) else [value])]
+
+
+def _first(row: Mapping[str, Any], *names: str) -> Any:
+    """The first of these keys that is there and not null."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 class _Place(NamedTuple):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-
 from llava_kit.core.conversation import Conversation, Sample
 from llava_kit.core.json_rows import JsonRows, fingerprint
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError
 
 from . import LlavaJsonOptions
+from .folder import locate
+from .parse import parse_row
 from .rows import read_row
 
 
@@ -19,8 +18,8 @@ class LlavaJsonSource(DataSource):
 
     def __init__(self, options: LlavaJsonOptions):
         self.options = options
-        self.path = options.path
-        self.image_root = options.image_root or os.path.dirname(os.path.abspath(options.path))
+        self.path, root = locate(options.path)
+        self.image_root = options.image_root or root
         self._file = JsonRows(self.path)
         self._rows = range(len(self._file))[options.start : options.stop]
         if not self._rows:
@@ -34,12 +33,9 @@ class LlavaJsonSource(DataSource):
         number = self._rows[index]
         name = f"row {number}"
         try:
-            row = json.loads(self._file.text(number))
-        except (ValueError, RecursionError) as error:
-            raise SampleError("bad_row", f"{self.path}: row {number} is no JSON: {error}", sample_id=name) from None
-        if not isinstance(row, dict):
-            found = type(row).__name__
-            raise SampleError("bad_row", f"{self.path}: row {number} is a {found}; expected an object", sample_id=name)
+            row = parse_row(self._file.text(number), number)
+        except SampleError as error:
+            raise SampleError(error.reason, f"{self.path}: {error.message}", sample_id=name) from None
         identity = row.get(self.options.fields.id)
         if isinstance(identity, (str, int)) and not isinstance(identity, bool):
             name = str(identity)
@@ -50,4 +46,8 @@ class LlavaJsonSource(DataSource):
         return Sample(name, Conversation(parsed.messages, parsed.system), parsed.images, parsed.tags, parsed.annotations)
 
     def fingerprint(self) -> str:
-        return f"{fingerprint(self.path)}:{self._rows.start}:{self._rows.stop}:{self.options.picture_place}"
+        options = self.options
+        text = f"{fingerprint(self.path)}:{self._rows.start}:{self._rows.stop}:{options.picture_place}"
+        # Only what differs from the options that there always were: runs of before can be resumed.
+        added = {"turns": options.turns != "as_written", "annotations": not options.annotations}
+        return text + "".join(f":{name}={getattr(options, name)}" for name, changed in added.items() if changed)

@@ -177,7 +177,7 @@ TALK = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "
         ("image_count", {"id": "x", "video": "a", "image": "1.jpg", "conversations": TALK}),
         ("bad_row", {"id": "x", "video": 5, "conversations": TALK}),
         ("url_not_allowed", {"id": "x", "video": "https://example.org/1", "conversations": TALK}),
-        ("url_not_allowed", {"id": "x", "image": "https://example.org/1.jpg", "conversations": TALK}),
+        ("url_not_allowed", {"id": "x", "image": "s3://bucket/1.jpg", "conversations": TALK}),
         ("unreadable_image", {"id": "x", "image": "data:image/png;base64,!!", "conversations": TALK}),
     ],
 )
