@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from ..core.annotations import Annotations
 from ..core.teacher import ResponseType, TeacherAnswer
-from .options import Judging
+from ..recipe.generate import Judging
 from .parse import Rejected, Turns
 from .prompt_set import PromptSet
 
@@ -88,10 +88,14 @@ class Judge:
         for _, answer in turns:
             counts = Counter(runs(answer, LOOP_WORDS))
             if counts and counts.most_common(1)[0][1] >= LOOP_TIMES:
-                raise Rejected("repetition", f"the same {LOOP_WORDS} words stand {counts.most_common(1)[0][1]} times in one answer")
+                raise Rejected(
+                    "repetition", f"the same {LOOP_WORDS} words stand {counts.most_common(1)[0][1]} times in one answer"
+                )
 
     def _check_junk(self, text: str, told: Annotations) -> None:
-        if "�" in text or any(unicodedata.category(letter) in ("Cc", "Cs", "Co", "Cn") for letter in text if letter not in "\n\t"):
+        if "�" in text or any(
+            unicodedata.category(letter) in ("Cc", "Cs", "Co", "Cn") for letter in text if letter not in "\n\t"
+        ):
             raise Rejected("junk", "it holds control characters, or letters that were lost")
         known = self._scripts.union(*map(_scripts, told.captions))
         letters = Counter(_script(letter) for letter in text if letter.isalpha())

@@ -16,7 +16,7 @@ from ..core.source import DataSource
 from ..core.teacher import RESPONSE_TYPES, ChatMessage, ResponseType, TeacherAnswer, TeacherRequest
 from ..errors import DataError, SampleError
 from .judge import Judge
-from .options import GenerateOptions
+from ..recipe.generate import Generate
 from .parse import Rejected, Turns, parse
 from .prompt_set import PromptSet, shown_to, told_of
 
@@ -64,7 +64,7 @@ class Plan:
         return Task(int(self.indices[number]), RESPONSE_TYPES[self.types[number]], int(self.turns[number]))
 
 
-def make_plan(usable: NDArray[np.int64], options: GenerateOptions) -> Plan:
+def make_plan(usable: NDArray[np.int64], options: Generate) -> Plan:
     """The tasks for the samples `usable`.
 
     The pictures stand in an order drawn from the seed, again and again in a long row; of that row each type takes the next
@@ -138,13 +138,11 @@ class Settled(NamedTuple):
 class Asking:
     """Tasks into requests, and answers into what is kept: the same code for whoever does the asking. Picklable."""
 
-    def __init__(self, options: GenerateOptions, prompts: PromptSet, teacher: str):
+    def __init__(self, options: Generate, prompts: PromptSet, teacher: str):
         self.options, self.prompts, self.teacher = options, prompts, teacher
         self._judge = Judge(options.judge, prompts)
 
-    def settle(
-        self, task: Task, sample: Sample, known: Callable[[str], TeacherAnswer | None]
-    ) -> Settled | TeacherRequest:
+    def settle(self, task: Task, sample: Sample, known: Callable[[str], TeacherAnswer | None]) -> Settled | TeacherRequest:
         """What the answers that are `known` by key come to; or the request that is to be asked next."""
         request, rejected = self.request(task, sample), []
         told = request.annotations

@@ -30,6 +30,8 @@ PARTS = {
     ("Convert", "source"): "source",
     ("Check", "source"): "source",
     ("Check", "against"): "source",
+    ("Generate", "source"): "source",
+    ("Generate", "teacher"): "teacher",
 }
 """Which key of which block names a plugin of which kind. A test holds it against the fields of type `Part` in the schema."""
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from .blocks import Block, Name, Part
+from .generate import Generate
 
 PREPARE = "prepare"
 """The key under which the steps stand."""
@@ -41,6 +42,7 @@ class Step(Block):
 
     convert: Convert | None = None
     check: Check | None = None
+    generate: Generate | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Step:

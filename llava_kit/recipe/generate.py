@@ -1,4 +1,4 @@
-"""The block `generate` of a recipe: what is read, who is asked for what, how fast, for how much, and where it goes."""
+"""The step `generate` of a recipe: what is read, who is asked for what, how fast, for how much, and where it goes. No torch here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from ..core.teacher import RESPONSE_TYPES, ResponseType
 from ..errors import suggest
-from ..recipe.schema import Block, NonNegativeFloat, Part
+from .blocks import Block, NonNegativeFloat, Part
 
 # 58K conversations, 23K descriptions and 77K of reasoning: the shares of LLaVA-Instruct-158K (LLaVA, section 3).
 PAPER_SHARES: dict[ResponseType, float] = {"conversation": 58 / 158, "detail": 23 / 158, "reasoning": 77 / 158}
@@ -47,7 +47,7 @@ class Judging(Block):
         return {"conversation": 8, "detail": 15, "reasoning": 15, **value}
 
 
-class GenerateOptions(Block):
+class Generate(Block):
     """Training conversations about pictures, written by a text-only teacher from captions and boxes."""
 
     source: Part = Field(description="pictures with captions (and boxes): coco, caps_boxes, shapes, llava_json, ...")
@@ -93,7 +93,7 @@ class GenerateOptions(Block):
         return value
 
     @model_validator(mode="after")
-    def _fits(self) -> GenerateOptions:
+    def _fits(self) -> Generate:
         if self.max_cost is not None and self.price is None:
             raise ValueError("max_cost needs `price: {input, output}`, per million tokens: without it no cost is known")
         if not _are_shares(self.types) and self.per_picture != 1:
