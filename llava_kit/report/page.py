@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from ..pages.charts import Series, bar_chart, line_chart, share_bar
+from ..pages.style import STYLE
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def render_run(record: RunRecord) -> str:
     columns = _columns(record.evaluation)
     return environment.get_template("run.html.jinja").render(
         run=record,
+        style=Markup(STYLE),
         stages=stages,
         columns=columns,
         accuracy=Markup(bar_chart(columns, target=0.95)) if columns else "",
