@@ -1,0 +1,90 @@
+"""RefCOCO's expressions in a few arrays: whose picture, whose box, which words; the parsed rows are not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_kit.core.json_rows import JsonRows
+from llava_kit.errors import DataError, suggest
+
+from .plain_pickle import read_plain_pickle
+
+
+class Expressions:
+    """Expression i is about annotation `annotation_ids[i]` of picture `image_ids[i]`."""
+
+    def __init__(self, image_ids: list[int], annotation_ids: list[int], texts: list[bytes]):
+        self.image_ids = np.array(image_ids, np.int64)
+        self.annotation_ids = np.array(annotation_ids, np.int64)
+        self._ends: NDArray[np.int64] = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        self._texts = b"".join(texts)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def text(self, number: int) -> str:
+        """What expression `number` says."""
+        start = int(self._ends[number - 1]) if number else 0
+        return self._texts[start : int(self._ends[number])].decode("utf-8")
+
+
+def read_expressions(path: str, split: str, key: str) -> Expressions:
+    """The expressions of one split, or of `all`; their words stand under `key` (`sent` or `raw`).
+
+    Raises:
+        DataError: the file holds something else, a row lacks what it needs, or there is no such split.
+    """
+    image_ids: list[int] = []
+    annotation_ids: list[int] = []
+    texts: list[bytes] = []
+    splits: set[str] = set()
+    for number, ref in enumerate(_refs(path)):
+        if not isinstance(ref, dict) or not isinstance(ref.get("sentences"), list):
+            raise DataError(
+                f"{path}: entry {number} is {str(ref)[:80]}; expected an object with ref_id, ann_id, image_id, sentences"
+            )
+        splits.add(str(ref.get("split")))
+        if split not in ("all", ref.get("split")):
+            continue
+        for sentence in ref["sentences"]:
+            image_ids.append(_whole(path, number, ref, "image_id"))
+            annotation_ids.append(_whole(path, number, ref, "ann_id"))
+            text = sentence.get(key) if isinstance(sentence, dict) else None
+            if not isinstance(text, str):
+                raise DataError(
+                    f"{path}: entry {number} has the sentence {str(sentence)[:80]}; expected an object with {key!r}"
+                )
+            texts.append(" ".join(text.split()).encode("utf-8", "replace"))
+    if not image_ids:
+        known = ", ".join(sorted(splits)) or "none"
+        raise DataError(
+            f"{path}: has no expressions of split {split!r}; its splits are {known}; {suggest(split, [*splits, 'all'])}"
+        )
+    return Expressions(image_ids, annotation_ids, texts)
+
+
+def _refs(path: str) -> Iterator[Any]:
+    """The entries of the list, from a pickle or from JSON, by the first byte."""
+    try:
+        with open(path, "rb") as file:
+            first = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if first in (b"[", b"{"):
+        yield from JsonRows(path)
+        return
+    refs = read_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise DataError(f"{path}: holds a {type(refs).__name__}; expected the list of RefCOCO's refs(unc).p")
+    yield from refs
+
+
+def _whole(path: str, number: int, ref: dict[str, Any], key: str) -> int:
+    value = ref.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise DataError(f"{path}: entry {number} has the {key} {str(value)[:60]}; expected a whole number, as RefCOCO has")
