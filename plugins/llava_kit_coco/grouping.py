@@ -42,7 +42,7 @@ class Numbers:
 class Groups:
     """The rows of each of `count` owners, in their own order; `owners[row]` says whose a row is, -1 that it is nobody's."""
 
-    def __init__(self, owners: NDArray[np.int64], count: int):
+    def __init__(self, owners: NDArray[np.integer[Any]], count: int):
         self._order = np.argsort(owners, kind="stable")[int(np.count_nonzero(owners < 0)) :].astype(np.int32)
         sizes = np.bincount(owners[owners >= 0], minlength=count)
         self.bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

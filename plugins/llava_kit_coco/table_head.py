@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Names in use, the likeliest first: CC3M as tools write it, LLaVA's metadata (`caption`, then `blip_caption`), LAION, Flickr30k.
+# Names in use, the likeliest first: CC3M as tools write it, LLaVA's metadata, LAION, Flickr30k.
 CAPTION_NAMES = ("caption", "blip_caption", "text", "title", "sentence", "description", "comment", "raw_caption")
 IMAGE_NAMES = (
     "image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "image_name", "file", "img", "image_file",
