@@ -126,9 +126,7 @@ def _textcaps(row: Row, _: Context) -> list[Pair]:
     caption = row.get("caption_str") or (references[0] if isinstance(references, list) and references else None)
     if isinstance(caption, list):
         caption = caption[0] if caption else None
-    id = row.get("caption_id")
-    name = None if id is None or isinstance(id, list) else str(id)
-    return [Pair(name, "", _answer(caption), fields=_open_images(row))]
+    return [Pair(None, "", _answer(caption), fields=_open_images(row))]
 
 
 def _docvqa(row: Row, _: Context) -> list[Pair]:

@@ -88,7 +88,10 @@ def answer_text(problem: Problem, answered: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """As the original: two spaces become one, once; nothing is left of a heading without its text."""
+    """As the original: two spaces become one, once; nothing is left of a heading without its text.
+
+    Where lecture and explanation are empty a space before the answer is left, as in the files that LLaVA was trained with.
+    """
     text = text.replace("  ", " ").strip()
     return text.replace("BECAUSE:", "").strip() if text.endswith("BECAUSE:") else text
 
