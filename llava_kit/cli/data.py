@@ -9,6 +9,7 @@ from typing import Any
 ACTIONS = {
     "convert": "any format becomes rows and pictures that every tool reads",
     "check": "find every mistake in the data before a GPU does; exit code 3 if there is one",
+    "view": "look at samples on a local page, or write them into one file",
 }
 """Action -> one line of help. The file of an action is `llava_kit/cli/data_<action>.py` (dashes become underscores)."""
 
