@@ -19,7 +19,8 @@ _REFUSALS = re.compile(
     r"\bas an? (ai|artificial intelligence|large language model|language model|text-based)\b"
     r"|\bi(?:'m| am) (?:just )?an? (?:ai|language model|text-based)\b"
     r"|\bi (?:can ?not|can't|could not|couldn't|do not|don't) (?:actually |directly )?"
-    r"(?:see|view|access|look at|process|have access to|have the ability to see) (?:the |this |that |any |an )?(?:image|picture|photo)"
+    r"(?:see|view|access|look at|process|have access to|have the ability to see) (?:the |this |that |any |an )?"
+    r"(?:image|picture|photo)"
     r"|\bi (?:can ?not|can't) (?:actually |directly )?see\b"
     r"|\bi(?:'m| am) (?:unable|not able) to\b|\b(?:i'm|i am) sorry\b|\bsorry, (?:but )?i\b"
     r"|\bno (?:image|picture|photo) (?:was|is|has been) (?:provided|given|attached)\b|\bi (?:can ?not|can't) assist\b",
@@ -38,6 +39,9 @@ _WORDS_OF_THE_PROMPT = {"caption": re.compile(r"\bcaption(?:s|ed|ing)?\b", re.I)
 # Marks of prompts: a model that learns to write them ends or breaks its turn.
 _MARKS = re.compile(r"<image>|</?s>|<\|[^|>\n]{1,40}\|>|\[/?INST\]|<<SYS>>|^(?:USER|ASSISTANT|SYSTEM):", re.MULTILINE)
 _WORD = re.compile(r"\w+(?:'\w+)?")
+
+_LOST = "\N{REPLACEMENT CHARACTER}"
+_NO_TEXT = ("Cc", "Cs", "Co", "Cn")  # control characters, halves of letters, letters of nobody
 
 LEAK_WORDS = 12  # so many words in a row of the prompts are no chance: English text repeats five or six
 LOOP_WORDS, LOOP_TIMES = 8, 4  # the same eight words four times within one answer

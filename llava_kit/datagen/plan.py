@@ -15,8 +15,9 @@ from ..core.conversation import Clip, ClipFolder, Sample
 from ..core.source import DataSource
 from ..core.teacher import RESPONSE_TYPES, ChatMessage, ResponseType, TeacherAnswer, TeacherRequest
 from ..errors import DataError, SampleError
-from .judge import Judge
+from ..image.reader import picture_size
 from ..recipe.generate import Generate
+from .judge import Judge
 from .parse import Rejected, Turns, parse
 from .prompt_set import PromptSet, shown_to, told_of
 
@@ -124,6 +125,7 @@ def _check_sample(sample: Sample) -> None:
         raise SampleError("no_picture", "has no picture")
     if isinstance(sample.images[0], Clip | ClipFolder):
         raise SampleError("video", f"shows the clip {sample.images[0].name!r}; captions and boxes are of one picture")
+    picture_size(sample.images[0])  # a row without its picture is worth nothing, and its answer would be paid for
 
 
 class Settled(NamedTuple):

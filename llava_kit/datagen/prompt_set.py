@@ -89,7 +89,7 @@ def load_prompts(folder: str | Path | None = None, types: Iterable[ResponseType]
     for entry in sorted(root.iterdir()):
         if entry.is_dir() and entry.name not in RESPONSE_TYPES and not entry.name.startswith((".", "_")):
             problems.append(f"{entry}: there is no type {entry.name!r}; {suggest(entry.name, RESPONSE_TYPES)}")
-    found = {type: _read_type(root / type, type, problems) for type in wanted}
+    found: dict[ResponseType, TypePrompts] = {type: _read_type(root / type, type, problems) for type in wanted}
     questions = _questions(root / "detail" / QUESTIONS, problems) if "detail" in wanted else ()
     if problems:
         raise DataError("\n".join([f"prompts: {len(problems)} mistakes in {root}", *(f"  {line}" for line in problems)]))

@@ -1,4 +1,4 @@
-"""The step `generate` of a recipe: what is read, who is asked for what, how fast, for how much, and where it goes. No torch here."""
+"""The step `generate` of a recipe: what is read, who is asked for what, how fast, for how much, and where it goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ..errors import suggest
 from .blocks import Block, NonNegativeFloat, Part
 
 # 58K conversations, 23K descriptions and 77K of reasoning: the shares of LLaVA-Instruct-158K (LLaVA, section 3).
-PAPER_SHARES: dict[ResponseType, float] = {"conversation": 58 / 158, "detail": 23 / 158, "reasoning": 77 / 158}
+PAPER_SHARES: dict[str, float] = {"conversation": 58 / 158, "detail": 23 / 158, "reasoning": 77 / 158}
+
+# Short enough for the picture world, whose answers are single words; a language model writes ten times as much.
+MIN_WORDS: dict[ResponseType, int] = {"conversation": 2, "detail": 10, "reasoning": 6}
 
 Amount = Annotated[float, Field(ge=0)]
 
@@ -27,7 +30,7 @@ class Judging(Block):
     """What an answer must be like; one that is not is kept aside with its reason."""
 
     min_words: dict[ResponseType, int] = Field(
-        default_factory=lambda: {"conversation": 8, "detail": 15, "reasoning": 15},
+        default_factory=lambda: dict(MIN_WORDS),
         description="words of all answers of a conversation together, of a description, of the answer of a reasoning",
     )
     min_turns: PositiveInt = Field(default=2, description="conversation: question-answer pairs")
@@ -35,7 +38,7 @@ class Judging(Block):
     duplicates: str = Field(
         default="run",
         pattern="^(run|picture|keep)$",
-        description="an equal text (letters and digits alone) is dropped if it stood before: anywhere, at this picture, or never",
+        description="a text that stood before, punctuation aside, is dropped: anywhere, at this picture, or never",
     )
     reveals: bool = Field(default=True, description="reasoning: drop questions that share four words in a row with a caption")
 
@@ -44,7 +47,7 @@ class Judging(Block):
     def _all_types(cls, value: dict[ResponseType, int]) -> dict[ResponseType, int]:
         if any(number < 1 for number in value.values()):
             raise ValueError("expected at least 1 word")
-        return {"conversation": 8, "detail": 15, "reasoning": 15, **value}
+        return {**MIN_WORDS, **value}
 
 
 class Generate(Block):
@@ -102,12 +105,12 @@ class Generate(Block):
 
     def counts(self, pictures: int) -> dict[ResponseType, int]:
         """How many answers of each type are wanted of so many pictures; shares by largest remainder."""
-        amounts = {name: self.types.get(name, 0.0) for name in RESPONSE_TYPES}
+        amounts: dict[ResponseType, float] = {name: self.types.get(name, 0.0) for name in RESPONSE_TYPES}
         if not _are_shares(self.types):
-            return {name: int(amount) for name, amount in amounts.items()}
+            return {name: int(amounts[name]) for name in RESPONSE_TYPES}
         total, whole = pictures * self.per_picture, sum(amounts.values())
-        exact = {name: total * amount / whole for name, amount in amounts.items()}
-        counts = {name: int(amount) for name, amount in exact.items()}
+        exact: dict[ResponseType, float] = {name: total * amounts[name] / whole for name in RESPONSE_TYPES}
+        counts: dict[ResponseType, int] = {name: int(exact[name]) for name in RESPONSE_TYPES}
         rest = sorted(RESPONSE_TYPES, key=lambda name: (counts[name] - exact[name], RESPONSE_TYPES.index(name)))
         for name in rest[: total - sum(counts.values())]:
             counts[name] += 1
