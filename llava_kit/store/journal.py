@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+
+# Journals that are open in this process. A forked worker must not hold them, or their locks would outlive a killed parent.
+_open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for journal in list(_open_journals):
+        journal._file.close()
+    _open_journals.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class Journal:
@@ -27,6 +41,7 @@ class Journal:
         about = json.loads(json.dumps(about))
         end = _check(self.path, about)
         self._file = open(self.path, "ab")  # noqa: SIM115 - closed by `close`
+        _open_journals.add(self)
         _lock(self._file, self.path)
         if end is None:
             self._write({"journal": 1, "about": about})
@@ -81,7 +96,7 @@ def _check(path: Path, about: Mapping[str, Any]) -> int | None:
             raise DataError(f"{path}: is no journal of llava-kit; expected a new file, or one that was begun here") from None
         if found != about:
             raise DataError(
-                f"{path}: was begun for something else ({_differences(found, about)}); name another folder, or remove it"
+                f"{path}: was begun for something else ({differences(found, about)}); name another folder, or remove it"
             )
         end = size = os.path.getsize(path)
         # The last line may be cut; entries are short, so its beginning is near.
@@ -96,7 +111,8 @@ def _check(path: Path, about: Mapping[str, Any]) -> int | None:
     return size
 
 
-def _differences(found: Any, expected: Mapping[str, Any]) -> str:
+def differences(found: Any, expected: Mapping[str, Any]) -> str:
+    """What was, and what is wanted now, key by key, for those that differ; empty where none does."""
     if not isinstance(found, dict):
         return f"found {found!r}"
     keys = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]

@@ -41,6 +41,7 @@ TOOLS: Mapping[str, Role] = {
     "function": "user",
     "function_response": "user",
 }
+_SPEAKERS: Mapping[str, Role] = {**ROLES, **TOOLS}
 
 
 class Row(NamedTuple):
@@ -147,17 +148,16 @@ def _read_turn(entry: Any, number: int, image_root: str, rate: float) -> _Turn:
     role = entry.get("from", entry.get("role"))
     content = entry["value"] if "value" in entry else entry.get("content")
     tool = isinstance(role, str) and role in TOOLS
-    known = {**ROLES, **TOOLS}
-    if not isinstance(role, str) or role not in known:
-        raise SampleError("bad_turns", f"turn {number} is by {role!r}; expected one of {', '.join(known)}")
+    if not isinstance(role, str) or role not in _SPEAKERS:
+        raise SampleError("bad_turns", f"turn {number} is by {role!r}; expected one of {', '.join(_SPEAKERS)}")
     if entry.get("tool_calls"):
         content, tool = _calls(entry["tool_calls"], content), True
     if isinstance(content, str):
-        return _Turn(known[role], [content], tool)
+        return _Turn(_SPEAKERS[role], [content], tool)
     if not isinstance(content, list):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise SampleError("bad_row", f"turn {number} says {found}; expected text, or a list of parts")
-    return _Turn(known[role], [_read_part(part, number, image_root, rate) for part in content], tool)
+    return _Turn(_SPEAKERS[role], [_read_part(part, number, image_root, rate) for part in content], tool)
 
 
 def _calls(calls: Any, content: Any) -> str:
