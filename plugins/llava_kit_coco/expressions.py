@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_kit.core.json_rows import JsonRows
-from llava_kit.errors import DataError, suggest
+from llava_kit.errors import DataError, UnsafeError, suggest
 
 from .plain_pickle import read_plain_pickle
+
+# RefCOCO has 142,210 expressions. A pickle may name one list a million times, so its size is no limit.
+MAX_EXPRESSIONS = 2_000_000
 
 
 class Expressions:
@@ -45,18 +49,21 @@ def read_expressions(path: str, split: str, key: str) -> Expressions:
     for number, ref in enumerate(_refs(path)):
         if not isinstance(ref, dict) or not isinstance(ref.get("sentences"), list):
             raise DataError(
-                f"{path}: entry {number} is {str(ref)[:80]}; expected an object with ref_id, ann_id, image_id, sentences"
+                f"{path}: entry {number} is {reprlib.repr(ref)}; expected an object with ref_id, ann_id, image_id, sentences"
             )
-        splits.add(str(ref.get("split")))
-        if split not in ("all", ref.get("split")):
+        own = ref.get("split")
+        splits.add(own if isinstance(own, str) else reprlib.repr(own))
+        if split not in ("all", own):
             continue
+        if len(texts) + len(ref["sentences"]) > MAX_EXPRESSIONS:
+            raise UnsafeError(f"{path}: has more than {MAX_EXPRESSIONS:,} expressions; RefCOCO's files have up to 142,210")
         for sentence in ref["sentences"]:
             image_ids.append(_whole(path, number, ref, "image_id"))
             annotation_ids.append(_whole(path, number, ref, "ann_id"))
             text = sentence.get(key) if isinstance(sentence, dict) else None
             if not isinstance(text, str):
                 raise DataError(
-                    f"{path}: entry {number} has the sentence {str(sentence)[:80]}; expected an object with {key!r}"
+                    f"{path}: entry {number} has the sentence {reprlib.repr(sentence)}; expected an object with {key!r}"
                 )
             texts.append(" ".join(text.split()).encode("utf-8", "replace"))
     if not image_ids:
@@ -87,4 +94,4 @@ def _whole(path: str, number: int, ref: dict[str, Any], key: str) -> int:
     value = ref.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise DataError(f"{path}: entry {number} has the {key} {str(value)[:60]}; expected a whole number, as RefCOCO has")
+    raise DataError(f"{path}: entry {number} has the {key} {reprlib.repr(value)}; expected a whole number, as RefCOCO has")
