@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class LlavaKitError(Exception):
@@ -37,12 +38,15 @@ class SampleError(DataError):
     """One sample that cannot be trained on or asked. The run goes on; the sample goes to quarantine.
 
     `reason` is a short stable code (`missing_image`, `empty_answer`, `too_long`, ...) that counts and scripts can group by.
+    `readable` is what could be read of the sample all the same, for whoever wants all its mistakes; it is not handed on between
+    processes.
     """
 
-    def __init__(self, reason: str, message: str, *, sample_id: str | None = None):
+    def __init__(self, reason: str, message: str, *, sample_id: str | None = None, readable: Any = None):
         self.reason = reason
         self.message = message
         self.sample_id = sample_id
+        self.readable = readable
         super().__init__(message if sample_id is None else f"sample {sample_id!r}: {message}")
 
     def __reduce__(self):

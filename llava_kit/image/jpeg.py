@@ -27,3 +27,28 @@ def decode_jpeg(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
         return simplejpeg.decode_jpeg(data, "RGBX")[..., :3] if (width, height) == size else None
     except ValueError:
         return None
+
+
+def decode_small(data: bytes, side: int) -> NDArray[np.uint8] | None:
+    """The same picture at the least eighths of its size that leave `side` pixels each way; None as `decode_jpeg`."""
+    if simplejpeg is None:
+        return None
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, min_height=side, min_width=side)
+    except ValueError:
+        return None
+
+
+def damage_of(data: bytes, side: int) -> str | None:
+    """What libjpeg says of data from which pixels are missing, though it decodes them; None where it says nothing of the kind.
+
+    None also without `simplejpeg`. Stray bytes between two sections lose no pixel and are in many cameras' files.
+    """
+    if simplejpeg is None:
+        return None
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=side, min_width=side)
+    except ValueError as error:
+        told = str(error).strip()
+        return told if "premature end" in told or "bad Huffman code" in told else None
+    return None
