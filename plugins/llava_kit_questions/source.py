@@ -15,8 +15,8 @@ from llava_kit.errors import DataError, SampleError, suggest
 from . import AnnotatedOptions, ChoiceOptions, GqaOptions, OcrTokenOptions, QuestionOptions
 from .annotations import Annotations, annotations_path, subset_of
 from .files import fingerprint_of, key_of, open_rows
-from .formats import FORMATS, LETTER, SHORT, Context, Pair
-from .index import BAD, Place, flat_index, parsed_index
+from .formats import FORMATS, LETTER, SHORT, Context, Format, Pair
+from .index import BAD, Index, Place, flat_index, parsed_index
 from .ocr import OcrTokens
 
 _FIELD = re.compile(r"\{(\w+)(?::0?(\d+)d)?\}")
@@ -35,7 +35,7 @@ class QuestionsSource(DataSource):
     """Samples by number; of each question only its place is in memory."""
 
     def __init__(self, name: str, options: QuestionOptions):
-        self.name, self.options, self._form = name, options, FORMATS[name]
+        self.name, self.options = name, options
         path = options.path
         self.rows = open_rows(name, self._form, path, _leave_out(options))
         folder = os.path.dirname(os.path.abspath(path))
@@ -52,7 +52,11 @@ class QuestionsSource(DataSource):
         self._index = self._make_index()
         self._check_first()
 
-    def _make_index(self):
+    @property
+    def _form(self) -> Format:
+        return FORMATS[self.name]
+
+    def _make_index(self) -> Index:
         if self._form.flat:
             return flat_index(self.rows, self._form.keys[0], self.options.merge)  # type: ignore[arg-type]
         orders = isinstance(self.options, ChoiceOptions) and self.options.orders == "all"

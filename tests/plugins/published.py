@@ -14,7 +14,10 @@ VQA_INFO = {
     "contributor": "VQA Team",
     "date_created": "2017-04-26 17:07:13",
 }
-LICENSE = {"url": "http://creativecommons.org/licenses/by/4.0/", "name": "Creative Commons Attribution 4.0 International License"}
+LICENSE = {
+    "url": "http://creativecommons.org/licenses/by/4.0/",
+    "name": "Creative Commons Attribution 4.0 International License",
+}
 
 
 def write(path: Path, value: Any, **how: Any) -> Path:
@@ -249,7 +252,11 @@ def textcaps(folder: Path, rows: list[tuple[str, list[str]]] | None = None) -> P
 def rosetta(folder: Path, words: dict[str, list[str]] | None = None) -> Path:
     words = words if words is not None else {"0054c91397f2fe05": ["NOKIA", "10:30", '"5G"'], "005635e119b9f32f": []}
     data = [
-        {"image_id": image, "ocr_tokens": tokens, "ocr_info": [{"word": token, "bounding_box": {"width": 0.1}} for token in tokens]}
+        {
+            "image_id": image,
+            "ocr_tokens": tokens,
+            "ocr_info": [{"word": token, "bounding_box": {"width": 0.1}} for token in tokens],
+        }
         for image, tokens in words.items()
     ]
     head = {"dataset_type": "train", "dataset_name": "textvqa", "dataset_version": "0.2"}
@@ -286,7 +293,9 @@ def chartqa(folder: Path) -> Path:
         ("41810321001157.png", "How many bars are there?", "4"),
         ("two_col_21177.png", "What is the difference?", "0.57"),
     ]
-    return write(folder / "train_human.json", [{"imgname": name, "query": query, "label": label} for name, query, label in rows])
+    return write(
+        folder / "train_human.json", [{"imgname": name, "query": query, "label": label} for name, query, label in rows]
+    )
 
 
 def dvqa(folder: Path) -> Path:
