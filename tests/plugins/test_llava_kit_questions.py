@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 
-import published
+import publishers
 import pytest
 from PIL import Image
 
@@ -39,7 +39,7 @@ def path_of(sample: Sample) -> str:
 
 def test_vqav2(tmp_path):
     """Answers lie in another file and in another order; a question that was asked twice keeps its first answer."""
-    found = source("vqav2", published.vqav2(tmp_path))
+    found = source("vqav2", publishers.vqav2(tmp_path))
     assert [sample.id for sample in found] == ["vqav2/458752", "vqav2/262146"]
     assert text(found[0]) == (
         f"H: <image>\nWhat is this photo taken looking through?\n{SHORT}\nG: Net\n"
@@ -52,7 +52,7 @@ def test_vqav2(tmp_path):
 
 
 def test_a_question_a_row(tmp_path):
-    path = published.vqav2(tmp_path)
+    path = publishers.vqav2(tmp_path)
     found = source("vqav2", path, merge=False, answers="as_written", picture="train2017/{image_id:012d}.jpg")
     assert [sample.id for sample in found] == [f"vqav2/{id}" for id in (458752000, 262146000, 458752001, 458752002, 458752003)]
     assert text(found[4]) == f"H: <image>\nWhat position is this man playing?\n{SHORT}\nG: pitching"
@@ -61,18 +61,18 @@ def test_a_question_a_row(tmp_path):
 
 @pytest.mark.parametrize(("prompt", "times"), [("first", [1, 0, 0]), ("every", [1, 1, 1]), ("never", [0, 0, 0])])
 def test_the_turns_that_ask_for_a_short_answer(tmp_path, prompt, times):
-    sample = source("vqav2", published.vqav2(tmp_path), prompt=prompt)[0]
+    sample = source("vqav2", publishers.vqav2(tmp_path), prompt=prompt)[0]
     assert [message.text.count(SHORT) for message in sample.conversation.messages[::2]] == times
 
 
 def test_okvqa(tmp_path):
-    found = source("okvqa", published.okvqa(tmp_path))
+    found = source("okvqa", publishers.okvqa(tmp_path))
     assert text(found[0]) == f"H: <image>\nWhat is the hairstyle of the blond called?\n{SHORT}\nG: Pony tail"
     assert path_of(found[1]) == "train2014/COCO_train2014_000000081721.jpg"
 
 
 def test_gqa(tmp_path):
-    path = published.gqa(tmp_path)
+    path = publishers.gqa(tmp_path)
     found = source("gqa", path)
     assert text(found[0]) == f"H: <image>\nIs the sky dark?\n{SHORT}\nG: Yes\nH: Is that pipe red?\nG: No"
     assert path_of(found[0]) == "images/2354786.jpg"
@@ -81,7 +81,7 @@ def test_gqa(tmp_path):
 
 
 def test_aokvqa_has_each_order_of_choices_once(tmp_path):
-    found = source("aokvqa", published.aokvqa(tmp_path))
+    found = source("aokvqa", publishers.aokvqa(tmp_path))
     assert [sample.id for sample in found] == [
         *(f"aokvqa/299207{turn}" for turn in ("", "#1", "#2", "#3")),
         *(f"aokvqa/461751{turn}" for turn in ("", "#1", "#2", "#3")),
@@ -99,7 +99,7 @@ def test_aokvqa_has_each_order_of_choices_once(tmp_path):
 
 
 def test_aokvqa_in_other_forms(tmp_path):
-    path = published.aokvqa(tmp_path)
+    path = publishers.aokvqa(tmp_path)
     assert len(source("aokvqa", path, orders="published")) == 2
     assert len(source("aokvqa", path, merge=False)) == 12
     direct = source("aokvqa", path, direct=True)
@@ -108,7 +108,7 @@ def test_aokvqa_in_other_forms(tmp_path):
 
 
 def test_ocr_vqa(tmp_path):
-    path = published.ocr_vqa(tmp_path)
+    path = publishers.ocr_vqa(tmp_path)
     found = source("ocr_vqa", path)
     assert [sample.id for sample in found] == ["ocr_vqa/140031996X", "ocr_vqa/0153350591"]
     assert text(found[0]) == (
@@ -123,7 +123,7 @@ def test_ocr_vqa(tmp_path):
 
 
 def test_textvqa_with_words_from_the_picture(tmp_path):
-    path, words = published.textvqa(tmp_path), published.rosetta(tmp_path)
+    path, words = publishers.textvqa(tmp_path), publishers.rosetta(tmp_path)
     found = source("textvqa", path, ocr=str(words))
     line = 'Reference OCR token: NOKIA, 10:30, "5G"'
     assert text(found[0]) == (
@@ -135,7 +135,7 @@ def test_textvqa_with_words_from_the_picture(tmp_path):
 
 
 def test_textcaps(tmp_path):
-    path, words = published.textcaps(tmp_path), published.rosetta(tmp_path)
+    path, words = publishers.textcaps(tmp_path), publishers.rosetta(tmp_path)
     found = source("textcaps", path, ocr=str(words))
     assert len(found) == 2
     assert text(found[0]) == (
@@ -148,7 +148,7 @@ def test_textcaps(tmp_path):
 
 
 def test_docvqa(tmp_path):
-    found = source("docvqa", published.docvqa(tmp_path))
+    found = source("docvqa", publishers.docvqa(tmp_path))
     assert text(found[0]) == (
         f"H: <image>\nwhat is the date mentioned in this letter?\n{SHORT}\nG: 1/8/93\n"
         "H: what is the contact person name mentioned in letter?\nG: P. Carter"
@@ -157,7 +157,7 @@ def test_docvqa(tmp_path):
 
 
 def test_chartqa(tmp_path):
-    found = source("chartqa", published.chartqa(tmp_path))
+    found = source("chartqa", publishers.chartqa(tmp_path))
     assert text(found[0]) == (
         f"H: <image>\nIs the value of Favorable 38 in 2015?\n{SHORT}\nG: Yes\nH: What is the difference?\nG: 0.57"
     )
@@ -165,7 +165,7 @@ def test_chartqa(tmp_path):
 
 
 def test_dvqa(tmp_path):
-    found = source("dvqa", published.dvqa(tmp_path))
+    found = source("dvqa", publishers.dvqa(tmp_path))
     assert text(found[0]) == (
         f"H: <image>\nWhat is the value of the bar of the item frog?\n{SHORT}\nG: 9\nH: Is the value smaller?\nG: no"
     )
@@ -173,7 +173,7 @@ def test_dvqa(tmp_path):
 
 
 def test_ai2d_asks_about_letters_in_pictures_with_letters(tmp_path):
-    folder = published.ai2d(tmp_path)
+    folder = publishers.ai2d(tmp_path)
     found = source("ai2d", folder)
     assert text(found[0]) == (
         f"H: <image>\nWhat is A in the diagram?\nA. ears\nB. nose\nC. mouth\nD. face\n{LETTER}\nG: D\n"
@@ -188,10 +188,10 @@ def test_ai2d_asks_about_letters_in_pictures_with_letters(tmp_path):
     assert text(source("ai2d", folder / "10.png.json")[0]).endswith("G: A")
 
 
-@pytest.mark.parametrize("name", published.ALL)
+@pytest.mark.parametrize("name", publishers.ALL)
 def test_every_source_is_one(tmp_path, name):
     """Pickled for workers, marked with its name, ids of its own, a row that others read; its text follows its options alone."""
-    path = published.ALL[name](tmp_path)
+    path = publishers.ALL[name](tmp_path)
     found = source(name, path)
     again = pickle.loads(pickle.dumps(found))
     assert [again[row] for row in range(len(found))] == list(found)
@@ -203,9 +203,9 @@ def test_every_source_is_one(tmp_path, name):
         found[len(found)]
 
 
-@pytest.mark.parametrize("name", published.ALL)
+@pytest.mark.parametrize("name", publishers.ALL)
 def test_a_changed_file_has_another_fingerprint(tmp_path, name):
-    path = published.ALL[name](tmp_path)
+    path = publishers.ALL[name](tmp_path)
     before = source(name, path).fingerprint()
     file = path if path.is_file() else path / "10.png.json"
     file.write_text(file.read_text() + "\n ")
@@ -213,7 +213,7 @@ def test_a_changed_file_has_another_fingerprint(tmp_path, name):
 
 
 def test_changed_answers_have_another_fingerprint(tmp_path):
-    path = published.vqav2(tmp_path)
+    path = publishers.vqav2(tmp_path)
     before = source("vqav2", path).fingerprint()
     answers = tmp_path / "v2_mscoco_train2014_annotations.json"
     answers.write_text(answers.read_text().replace("pitcher", "catcher"))
@@ -222,7 +222,7 @@ def test_changed_answers_have_another_fingerprint(tmp_path):
 
 
 def test_pictures_are_read_when_they_are_there(tmp_path):
-    found = source("docvqa", published.docvqa(tmp_path))
+    found = source("docvqa", publishers.docvqa(tmp_path))
     with pytest.raises(SampleError, match="there is no such file"):
         picture_size(found[0].images[0])
     (tmp_path / "documents").mkdir()
@@ -232,7 +232,7 @@ def test_pictures_are_read_when_they_are_there(tmp_path):
 
 def test_other_spacing_and_escapes_make_no_difference(tmp_path):
     """A file that was read and written again by somebody's script."""
-    path = published.gqa(
+    path = publishers.gqa(
         tmp_path, [("n1\u00e9", 'Is "imageId": "7" a key?', "yes"), ("7", "And?", "no"), ("n1\u00e9", "So?", "no")]
     )
     plain = list(source("gqa", path))

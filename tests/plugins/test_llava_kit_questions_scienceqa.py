@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-import published
+import publishers
 import pytest
 
 from llava_kit.assemble.parts import build
@@ -52,7 +52,7 @@ def turns(sample) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory):
-    return published.scienceqa(tmp_path_factory.mktemp("scienceqa"))
+    return publishers.scienceqa(tmp_path_factory.mktemp("scienceqa"))
 
 
 def test_every_pattern(problems):
@@ -106,7 +106,7 @@ def test_splits_pictures_and_captions(problems):
     everything = source(problems, split="trainval", picture="{id}/{image}")
     assert [one.id for one in everything] == ["scienceqa/1", "scienceqa/2", "scienceqa/5"]
     assert everything[0].images[0].name == "1/image.png"
-    captions = published.write(problems.parent / "captions.json", {"captions": {"1": "a map", "5": "a brick wall"}})
+    captions = publishers.write(problems.parent / "captions.json", {"captions": {"1": "a map", "5": "a brick wall"}})
     told = source(problems, split="trainval", captions=str(captions))
     assert "\nContext: a map\n" in turns(told[0])[0]
     assert "\nContext: Select the better answer. a brick wall\n" in turns(told[2])[0]
@@ -125,7 +125,7 @@ def test_what_is_wrong_with_the_splits(problems, tmp_path):
         source(problems, split="trian")
     with pytest.raises(DataError, match="is an empty list"):
         source(problems, split="minival")
-    other = published.write(tmp_path / "pid_splits.json", {"train": ["1", "77", "78"]})
+    other = publishers.write(tmp_path / "pid_splits.json", {"train": ["1", "77", "78"]})
     with pytest.raises(DataError, match=r"2 of its 3 ids \(77, 78, \.\.\.\) are not in"):
         source(problems, splits=str(other))
     with pytest.raises(DataError, match="one that answers no more: QCM-A"):
