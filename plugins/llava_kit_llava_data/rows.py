@@ -74,9 +74,12 @@ class _Listed(NamedTuple):
 
 
 def read_row(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str) -> Row:
-    """The turns of a row. Raises SampleError (without the row's name) for one that cannot be used."""
+    """The turns of a row. Raises SampleError (without the row's name) for one that cannot be used.
+
+    Where a turn or the number of pictures is wrong, `readable` of the error is (messages, pictures): all the rest of the row.
+    """
     rate = _frames_per_second(row, options)
-    turns = [_read_turn(entry, number, image_root, rate) for number, entry in enumerate(_entries(row, options))]
+    turns, wrong = _read_turns(_entries(row, options), image_root, rate)
     listed = _Listed(_listed_images(row, options, image_root), _listed_videos(row, options, image_root, rate))
     system = row.get("system")
     if turns and turns[0].role == "system":
@@ -88,7 +91,7 @@ def read_row(row: Mapping[str, Any], options: LlavaJsonOptions, image_root: str)
     # As the original does: an answer that nobody asked for has nothing to be learnt from.
     if turns and turns[0].role == "assistant":
         turns, tags["skipped_first_turn"] = turns[1:], True
-    messages, images = _seat_pictures(turns, listed, options.picture_place == "first")
+    messages, images = _seat_pictures(turns, listed, options.picture_place == "first", wrong)
     if system is not None and not isinstance(system, str):
         raise SampleError("bad_row", f"its system text is a {type(system).__name__}; expected text")
     if options.turns != "as_written":
@@ -225,8 +228,22 @@ def _pieces(turn: _Turn, words: re.Pattern[str] | None) -> Iterator[str | ImageR
             yield content
 
 
-def _seat_pictures(turns: list[_Turn], listed: _Listed, move: bool) -> tuple[tuple[Message, ...], tuple[ImageRef, ...]]:
-    """Messages with the places of their pictures and videos, and these in order of their places."""
+def _read_turns(entries: list[Any], image_root: str, rate: float) -> tuple[list[_Turn], SampleError | None]:
+    """The turns that can be read, and why the first of the others cannot."""
+    turns: list[_Turn] = []
+    wrong = None
+    for number, entry in enumerate(entries):
+        try:
+            turns.append(_read_turn(entry, number, image_root, rate))
+        except SampleError as error:
+            wrong = wrong or error
+    return turns, wrong
+
+
+def _seat_pictures(
+    turns: list[_Turn], listed: _Listed, move: bool, wrong: SampleError | None
+) -> tuple[tuple[Message, ...], tuple[ImageRef, ...]]:
+    """Messages with the places of their pictures and videos, and these in order of their places; or raises what is `wrong`."""
     images: list[ImageRef] = []
     by_placeholder = listed.by_placeholder()
     # Placeholders that mark the same list share one iterator.
@@ -250,12 +267,15 @@ def _seat_pictures(turns: list[_Turn], listed: _Listed, move: bool) -> tuple[tup
         if move and something:
             parts = _picture_first(parts)
         messages.append(Message(turn.role, tuple(part for part in parts if part != "")))
-    _check_places(listed, num_places)
+    wrong = wrong or _wrong_places(listed, num_places)
+    if wrong is not None:
+        wrong.readable = tuple(messages), (*images, *(ref for refs in unseated.values() for ref in refs))
+        raise wrong
     return tuple(messages), tuple(images)
 
 
-def _check_places(listed: _Listed, num_places: Mapping[str, int]) -> None:
-    """As many places as pictures, and as many as videos; where a row has videos alone, both words mean them."""
+def _wrong_places(listed: _Listed, num_places: Mapping[str, int]) -> SampleError | None:
+    """None where places are as many as pictures, and as many as videos; where a row has videos alone, both words mean them."""
     counted = [(IMAGE, "pictures", listed.images, num_places[IMAGE])]
     if listed.videos and not listed.images:
         counted = [(f"{IMAGE} or {VIDEO}", "videos", listed.videos, sum(num_places.values()))]
@@ -263,11 +283,12 @@ def _check_places(listed: _Listed, num_places: Mapping[str, int]) -> None:
         counted.append((VIDEO, "videos", listed.videos, num_places[VIDEO]))
     for word, what, refs, places in counted:
         if places != len(refs):
-            raise SampleError(
+            return SampleError(
                 "image_count",
                 f"its text has {places} places for {what} ({word}), and the row has {len(refs)} {what}; expected as many of "
                 "one as of the other",
             )
+    return None
 
 
 def _picture_first(parts: list[str | ImageSlot]) -> list[str | ImageSlot]:

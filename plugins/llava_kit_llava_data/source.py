@@ -42,7 +42,11 @@ class LlavaJsonSource(DataSource):
         try:
             parsed = read_row(row, self.options, self.image_root)
         except SampleError as error:
-            raise SampleError(error.reason, f"row {number}: {error.message}", sample_id=name) from None
+            rest = None
+            if error.readable is not None:
+                messages, images = error.readable
+                rest = Sample(name, Conversation(messages), images)
+            raise SampleError(error.reason, f"row {number}: {error.message}", sample_id=name, readable=rest) from None
         return Sample(name, Conversation(parsed.messages, parsed.system), parsed.images, parsed.tags, parsed.annotations)
 
     def fingerprint(self) -> str:
