@@ -7,9 +7,12 @@ import importlib
 from typing import Any
 
 ACTIONS = {
+    "prepare": "run the steps of a recipe that make its data, each once",
     "convert": "any format becomes rows and pictures that every tool reads",
     "check": "find every mistake in the data before a GPU does; exit code 3 if there is one",
+    "filter-captions": "choose captions by how often their noun phrases are said; pair them with instructions",
     "view": "look at samples on a local page, or write them into one file",
+    "generate": "a text-only teacher writes training data from captions and boxes: conversations, descriptions, reasoning",
 }
 """Action -> one line of help. The file of an action is `llava_kit/cli/data_<action>.py` (dashes become underscores)."""
 

@@ -56,7 +56,6 @@ class Answers:
 
     def add(self, request: TeacherRequest, answer: TeacherAnswer, **more: Any) -> None:
         """Keeps an answer; when this returns it survives the end of the program. `more` is for people: tries, time."""
-        letters = letters_of(request)
         entry = {
             "key": request.key,
             "text": answer.text,
@@ -64,12 +63,19 @@ class Answers:
             "finish": answer.finish,
             "input": answer.input_tokens,
             "output": answer.output_tokens,
-            "letters": [letters, len(answer.text)],
+            "letters": [letters_of(request), len(answer.text)],
             **more,
         }
+        self.adopt(entry)
+
+    def adopt(self, entry: Mapping[str, Any]) -> bool:
+        """Keeps an entry of another such journal; whether it is new here."""
+        if entry["key"] in self:
+            return False
         self._journal.append(entry)
         self._take(entry, self._end)
         self._end = os.path.getsize(self.path)
+        return True
 
     @property
     def letters_per_token(self) -> float:

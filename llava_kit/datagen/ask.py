@@ -39,7 +39,7 @@ class Failure:
 
 @dataclass
 class Asked:
-    """What came of asking. `stopped` is None, or why not all was asked: `signal 2`, `max_cost`, `no_answers`, a fatal reason."""
+    """What came of asking. `stopped` is None, or why it ended early: `signal 2`, `max_cost`, `no_answers`, a fatal reason."""
 
     asked: int = 0
     tries: int = 0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..core.teacher import ResponseType, TeacherRequest
+from ..recipe.generate import Generate
 from .answers import LETTERS_PER_TOKEN, letters_of
 from .cost import cost_of
-from .run import Work
+from .run import ANSWERS, Hooks, Work
 
 
 @dataclass
@@ -75,3 +79,14 @@ def _minutes(work: Work, found: Estimate) -> float | None:
     if options.tokens_per_minute is not None:
         least.append((found.input_tokens + found.output_tokens) / options.tokens_per_minute)
     return max(least, default=None)
+
+
+@contextmanager
+def opened_for_looking(options: Generate, hooks: Hooks | None = None) -> Iterator[Work]:
+    """The work of `options` without a trace: a folder that is there lends its answers, none is made."""
+    if (Path(options.to) / ANSWERS).exists():
+        with Work(options, hooks, looking=True) as work:
+            yield work
+        return
+    with TemporaryDirectory() as folder, Work(options, hooks, answers=Path(folder) / ANSWERS) as work:
+        yield work

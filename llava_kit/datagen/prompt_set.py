@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,21 @@ def load_prompts(folder: str | Path | None = None, types: Iterable[ResponseType]
     if problems:
         raise DataError("\n".join([f"prompts: {len(problems)} mistakes in {root}", *(f"  {line}" for line in problems)]))
     return PromptSet(found, questions)
+
+
+def copy_prompts(folder: str | Path) -> int:
+    """Writes the built-in prompts to a new folder, to be edited; gives the number of files."""
+    to = Path(folder)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise DataError(f"{to}: is there already and not empty; expected a new folder")
+    files = sorted(BUILT_IN.glob("*/*.txt"))
+    try:
+        for path in files:
+            (to / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to / path.parent.name / path.name)
+    except OSError as error:
+        raise DataError(f"{to}: cannot be written: {error.strerror}") from None
+    return len(files)
 
 
 def _read_type(folder: Path, type: ResponseType, problems: list[str]) -> TypePrompts:

@@ -26,6 +26,7 @@ from .prompt_set import PromptSet, load_prompts
 from .write import FAILED, SKIPPED, Writer, Written, write_lines
 
 ANSWERS, SETTINGS, SUMMARY = "answers.jsonl", "generate.json", "summary.json"
+WORKERS = "workers"  # each worker of Ray keeps its answers here until they have come home
 
 Show = Callable[..., None]
 Progress = Callable[[str, str], Any]
@@ -82,7 +83,9 @@ class Work:
         source: DataSource | None = None,
         teacher: Teacher | None = None,
         answers: str | os.PathLike[str] | None = None,
+        looking: bool = False,
     ):
+        """`answers`: a journal elsewhere than in the folder of the options; `looking`: nothing is noted in the folder."""
         self.options, self.hooks = options, hooks or Hooks()
         self.folder = Path(options.to)
         self.prompts: PromptSet = load_prompts(options.prompts, options.wanted)
@@ -94,7 +97,8 @@ class Work:
         self.answers = Answers(self.folder / ANSWERS if answers is None else answers)
         try:
             if answers is None:
-                self._settings()
+                self._settings(write=not looking)
+                self.adopt_workers()
             self.plan, self.skipped, self.without_boxes = self._look()
         except BaseException:
             self.answers.close()
@@ -108,7 +112,16 @@ class Work:
             raise nothing_usable(skipped)
         return make_plan(usable, self.options), skipped, without_boxes
 
-    def _settings(self) -> None:
+    def adopt_workers(self) -> None:
+        """Takes in what workers of Ray had kept when their program was killed."""
+        for path in sorted((self.folder / WORKERS).glob("*.jsonl")):
+            with open(path, "rb") as file:
+                file.readline()  # what the journal is of
+                for line in file:
+                    if line.endswith(b"\n"):
+                        self.answers.adopt(json.loads(line))
+
+    def _settings(self, write: bool) -> None:
         """Refuses a folder of other pictures; tells what else is not as it was the last time, and writes how it is now."""
         path = self.folder / SETTINGS
         now = {
@@ -125,9 +138,14 @@ class Work:
                     f"{self.folder}: was begun with the source {json.dumps(then['source'])}, and this is "
                     f"{json.dumps(now['source'])}; name another folder"
                 )
-            changed = [key for key in now if then.get(key) != now[key]]
+            old = then["prompts"]
+            now_prompts = {type: digest for type, digest in now["prompts"].items() if type in old}
+            then["prompts"] = {type: old[type] for type in now_prompts}  # another type is no change
+            changed = [key for key in now if then.get(key) != (now_prompts if key == "prompts" else now[key])]
             if changed:
                 self.hooks.tell(f"changed since the last run here: {', '.join(changed)}; only what is not known is asked")
+        if not write:
+            return
         unfinished = path.with_suffix(".tmp")
         unfinished.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, path)
@@ -174,8 +192,12 @@ def generate(
         LlavaKitError: the teacher cannot be asked at all (a key, an address); what was answered until then is kept.
     """
     with Work(options, hooks, source, teacher) as work:
-        asked = asyncio.run(_ask(work))
-        result = work.result(asked)
+        return finished(work, asyncio.run(_ask(work)))
+
+
+def finished(work: Work, asked: Asked) -> Result:
+    """The result, written. Raises `LlavaKitError` where the teacher could not be asked at all."""
+    result = work.result(asked)
     if asked.stopped in FATAL or asked.stopped == "no_answers":
         error = LlavaKitError(f"{asked.message}; {kept(result)}")
         error.exit_code = result.exit_code
