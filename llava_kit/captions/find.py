@@ -1,0 +1,143 @@
+"""The first pass: the phrases of every caption, found by several processes, written down so that none is looked for twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ..core.conversation import Clip, ClipFolder, ImageFile, ImageRef, ImageUrl, Sample
+from ..core.source import DataSource
+from ..data.workers import make_ahead
+from ..errors import DataError, SampleError, TrainingError
+from ..store.journal import Journal
+from .phrases import PhraseFinder
+
+Show = Callable[[int, int], None]
+# Rows in one piece of work: some seconds of a slow finder, so that a killed run loses little.
+BATCH_ROWS = 512
+
+
+class Found(NamedTuple):
+    """One row: its captions' phrases, or why it has none (`reason`, empty where it has)."""
+
+    row: int
+    id: str
+    phrases: list[list[str]]
+    reason: str = ""
+    message: str = ""
+
+
+def find_phrases(
+    source: DataSource, count: int, finder: PhraseFinder, journal: Journal, *, max_letters: int, workers: int, show: Show
+) -> None:
+    """Brings the journal to the end of the first `count` rows; those that it has already are not looked at again.
+
+    Raises:
+        DataError: a worker died.
+        LlavaKitError: the finder gave something else than a list of phrases for each caption.
+    """
+    done = 0
+    for entry in journal.entries():
+        done = entry["rows"][1]
+    show(done, count)
+
+    def make(step: int) -> dict[str, Any]:
+        begin = done + step * BATCH_ROWS
+        return _batch(source, range(begin, min(begin + BATCH_ROWS, count)), finder, max_letters)
+
+    steps = -(-(count - done) // BATCH_ROWS)
+    try:
+        for entry in make_ahead(make, 0, steps, workers) if workers > 1 else map(make, range(steps)):
+            journal.append(entry)
+            show(entry["rows"][1], count)
+    except TrainingError as error:  # a worker that died; its words are about training
+        raise DataError(
+            f"a process that looked for phrases ended ({str(error).partition('; ')[0]}); what was found is kept, the same "
+            "command goes on; fewer --workers take less memory"
+        ) from error
+
+
+def found(journal: Journal) -> Iterator[Found]:
+    """What the journal holds, row after row."""
+    for entry in journal.entries():
+        for told in entry["found"]:
+            yield Found(*told)
+
+
+def roots(journal: Journal) -> set[str]:
+    """The folders under which the source's picture files are; an empty name stands for pictures that are no files."""
+    return {root for entry in journal.entries() for root in entry["roots"]}
+
+
+def place_of(image: ImageFile) -> tuple[str, str]:
+    """The folder under which a picture file is said to be (without one: that of the file), and its whole path."""
+    path = os.path.abspath(image.path if image.root is None else os.path.join(image.root, image.path))
+    return os.path.dirname(path) if image.root is None else os.path.abspath(image.root), path
+
+
+def captions_of(sample: Sample) -> list[str]:
+    """The captions of a sample: those beside its conversation, else the answer where it has a single turn.
+
+    Raises:
+        SampleError: it has none, or not one picture.
+    """
+    if len(sample.images) != 1 or isinstance(sample.images[0], Clip | ClipFolder):
+        shown = (
+            "a clip"
+            if any(isinstance(image, Clip | ClipFolder) for image in sample.images)
+            else f"{len(sample.images)} pictures"
+        )
+        raise SampleError("no_picture", f"shows {shown}; expected one picture with captions", sample_id=sample.id)
+    if sample.annotations.captions:
+        return list(sample.annotations.captions)
+    messages = sample.conversation.messages
+    if [message.role for message in messages] == ["user", "assistant"]:
+        return [messages[1].text]
+    raise SampleError(
+        "no_caption", f"has no captions and {len(messages)} turns; expected captions, or a single answer", sample_id=sample.id
+    )
+
+
+def _root_of(image: ImageRef) -> str:
+    return place_of(image)[0] if isinstance(image, ImageFile) else ""
+
+
+def _batch(source: DataSource, rows: range, finder: PhraseFinder, max_letters: int) -> dict[str, Any]:
+    """One entry of the journal."""
+    read: list[tuple[int, str, list[str]]] = []
+    bad: list[Found] = []
+    under: set[str] = set()
+    for row in rows:
+        try:
+            sample = source[row]
+            read.append((row, sample.id, _checked(sample, max_letters)))
+            if not isinstance(sample.images[0], ImageUrl):
+                under.add(_root_of(sample.images[0]))
+        except SampleError as error:
+            bad.append(Found(row, error.sample_id or f"number {row}", [], error.reason, error.message))
+    captions = [caption for _, _, several in read for caption in several]
+    phrases = iter(_asked(finder, captions))
+    good = [Found(row, identity, [next(phrases) for _ in several]) for row, identity, several in read]
+    return {"rows": [rows.start, rows.stop], "roots": sorted(under), "found": [list(told) for told in sorted(good + bad)]}
+
+
+def _checked(sample: Sample, max_letters: int) -> list[str]:
+    captions = captions_of(sample)
+    longest = max(map(len, captions))
+    if longest > max_letters:
+        raise SampleError(
+            "long_caption",
+            f"has a caption of {longest} letters; expected at most {max_letters} (--max-letters)",
+            sample_id=sample.id,
+        )
+    if not any(caption.strip() for caption in captions):
+        raise SampleError("no_caption", "its captions are empty", sample_id=sample.id)
+    return captions
+
+
+def _asked(finder: PhraseFinder, captions: Sequence[str]) -> list[list[str]]:
+    phrases = finder.phrases(captions) if captions else []
+    if len(phrases) != len(captions):
+        raise DataError(f"finder {finder.name!r}: gave phrases for {len(phrases)} of {len(captions)} captions; expected all")
+    return [[phrase for phrase in of_one if phrase] for of_one in phrases]

@@ -1,0 +1,150 @@
+"""The filter as a whole: phrases are found, captions chosen, rows written, figures told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..assemble.files import write_json, write_text
+from ..assemble.parts import build_source
+from ..core.source import DataSource
+from ..errors import DataError
+from ..recipe.filter_captions import FilterCaptions
+from ..store.journal import Journal
+from .choose import Choice, Postings, choose
+from .find import Show, find_phrases, found
+from .page import render_page
+from .phrases import PhraseFinder, open_finder
+from .statistics import statistics_of
+from .write import REJECTED, RULE, UNFINISHED, Written, write_rows
+
+JOURNAL, STATISTICS, PAGE, MANIFEST = "phrases.jsonl", "statistics.json", "report.html", "dataset.json"
+
+Progress = Callable[[str, str], AbstractContextManager[Show]]
+"""`(what, unit)` -> a function `(done, total)` while the work goes on, as `cli.progress.progress`."""
+
+
+class Filtered(NamedTuple):
+    """What stands in the folder, and the figures about it (as in `statistics.json`)."""
+
+    folder: Path
+    statistics: dict[str, Any]
+
+    @property
+    def rejected(self) -> int:
+        return self.statistics["rejected"]
+
+
+def _silent(what: str, unit: str) -> AbstractContextManager[Show]:
+    return nullcontext(lambda done, total: None)
+
+
+def filter_captions(
+    options: FilterCaptions, source: DataSource | None = None, finder: PhraseFinder | None = None, progress: Progress = _silent
+) -> Filtered:
+    """Chooses captions of the source and writes them to the folder `options.to` as rows of LLaVA's JSON.
+
+    `source` and `finder` stand in for those that the options name. The phrases are kept in the folder: a run that was stopped
+    goes on, and with another `least`, `most`, `seed` or `pair` nothing is looked for again. The result is the same whatever the
+    number of workers.
+
+    Raises:
+        DataError: nothing to choose from; or the folder holds something else.
+        LlavaKitError: the finder, its library or its model is not there.
+    """
+    reader = build_source(options.source) if source is None else source
+    count = min(len(reader), options.limit or len(reader))
+    if not count:
+        raise DataError("the source has no samples; expected pictures with captions")
+    phraser = open_finder(options.finder) if finder is None else finder
+    folder = Path(options.to)
+    _check(folder)
+    about = {
+        "source": reader.fingerprint(),
+        "count": count,
+        "finder": phraser.name,
+        "max_letters": options.max_letters,
+    }
+    with Journal(folder / JOURNAL, about) as journal:
+        with progress("find phrases", "samples") as show:
+            letters, workers = options.max_letters, options.workers or _cores()
+            find_phrases(reader, count, phraser, journal, max_letters=letters, workers=workers, show=show)
+        postings = _read(journal, count)
+        choice = choose(postings, least=options.least, most=options.most, seed=options.seed)
+        if not len(choice.captions):
+            raise DataError(_nothing(options, postings, choice, phraser.name))
+        with progress("write captions", "captions") as show:
+            written = write_rows(reader, journal, choice, options, show)
+        told = statistics_of(options, phraser.name, postings, choice, written)
+        _tell(folder, options, about, told, written)
+    return Filtered(folder, told)
+
+
+def _read(journal: Journal, count: int) -> Postings:
+    """The journal as numbers. Raises DataError where no sample has a caption."""
+    postings = Postings()
+    example = ""
+    for told in found(journal):
+        if told.reason:
+            example = example or f"{told.id}: {told.message}"
+        for phrases in told.phrases:
+            postings.add(told.row, phrases)
+    if not len(postings):
+        raise DataError(
+            f"none of the {count} samples has a caption to choose (the first: {example}); expected a source whose samples have "
+            "captions, or a single answer that is one"
+        )
+    return postings
+
+
+def _nothing(options: FilterCaptions, postings: Postings, choice: Choice, finder: str) -> str:
+    most = max(choice.before.frequencies, default=0)
+    return (
+        f"no phrase is in {options.least} captions or more, so nothing is chosen: {len(postings)} captions, "
+        f"{choice.num_phrases} different phrases, the most frequent in {most} (finder: {finder}); give a lower `least`, or a "
+        "finder for the language of the captions"
+    )
+
+
+def _check(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; expected a new folder")
+    if folder.exists() and not (folder / JOURNAL).exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: is there already and not empty; expected a new folder, or one of an earlier filter")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {os.strerror(error.errno or 0)}") from error
+
+
+def _tell(folder: Path, options: FilterCaptions, about: dict[str, Any], told: dict[str, Any], written: Written) -> None:
+    """Statistics, page and description; the description last, since with it the data are finished."""
+    write_json(folder / STATISTICS, told)
+    write_text(folder / PAGE, render_page(folder.name, told))
+    write_json(
+        folder / MANIFEST,
+        {
+            "llava_kit_dataset": 1,
+            "image_root": written.image_root,
+            "samples": written.rows,
+            "pictures": written.pictures,
+            "clips": 0,
+            "rejected": told["rejected"],
+            "rejected_by_reason": told["rejected_by_reason"],
+            "samples_with_boxes": {},
+            "made_from": {**about, "rule": RULE, **told["rule"], "block": options.source.model_dump()},
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    if not told["rejected"]:
+        (folder / REJECTED).unlink(missing_ok=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
