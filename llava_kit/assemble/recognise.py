@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.json_rows import section_names
 from ..errors import DataError, PluginError
+from ..image.header import format_of
 from ..recipe.schema import Part
 from ..registry.manager import default_registry
 from ..registry.registry import Registry
@@ -72,12 +74,56 @@ def _head(path: str) -> bytes:
 
 
 def _looks(path: str, head: bytes) -> str:
-    """What a person would say of the file."""
+    """What a person would say of the file, and what helps."""
     if os.path.isdir(path):
-        names = sorted(os.listdir(path))[:5]
-        return f"a folder with {', '.join(map(repr, names))}, ..." if names else "an empty folder"
+        names = sorted(os.listdir(path))
+        if not names:
+            return "an empty folder"
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        return f"a folder with {', '.join(map(repr, names[:_NAMES]))}{more}; name a file in it, if one has the rows"
     if not head:
         return "an empty file"
+    for begins, told in _BEGINNINGS.items():
+        if head.startswith(begins):
+            return told
+    picture = format_of(head)
+    if picture == "HTML":
+        return "a web page (HTML), perhaps of a download that failed or wanted a login; fetch the file itself"
+    if picture is not None:
+        return f"a file of {picture}"
+    if head[257:262] == b"ustar":
+        return "a tar archive"
     if b"\0" in head[:1024]:
         return f"a file of bytes that begins with {head[:8].hex(' ')}"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.end < len(head) - 4:  # else the head ends within a letter
+            byte = f"its byte {error.start} is 0x{head[error.start]:02x}"
+            return f"a text that is not UTF-8 ({byte}), perhaps {_iconv('WINDOWS-1252')}"
+    names = section_names(head)
+    if names:
+        return f"a JSON object with the keys {', '.join(map(repr, names[:_NAMES]))}{', ...' if len(names) > _NAMES else ''}"
     return f"a text that begins with {head[:60].decode('utf-8', 'replace')!r}"
+
+
+def _iconv(encoding: str) -> str:
+    return f"{encoding}: iconv -f {encoding} -t UTF-8 OLD > NEW"
+
+
+# So many names are shown of what there are more of.
+_NAMES = 5
+_BEGINNINGS = {
+    b"\x1f\x8b": "a gzip file; unpack it first: gunzip FILE (or tar -xzf FILE)",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "a bzip2 file; unpack it first: bunzip2 FILE",
+    b"\xfd7zXZ": "an xz file; unpack it first: unxz FILE",
+    b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first: unzstd FILE",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"SQLite format 3": "a database of SQLite",
+    b"\x89HDF": "an HDF5 file",
+    b"version https://git-lfs": "a pointer of git-lfs, not the file itself; run `git lfs pull`",
+    b"\xff\xfe": f"a text in {_iconv('UTF-16')}",
+    b"\xfe\xff": f"a text in {_iconv('UTF-16')}",
+}

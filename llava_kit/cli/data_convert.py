@@ -115,7 +115,8 @@ def _tell(done: Converted, arguments: argparse.Namespace) -> int:
             print(f"{count:,} samples have {_BOXES[name]}")
     if not done.rejected:
         return 0
-    print(f"{done.rejected:,} samples rejected, all in {done.folder / REJECTED}", file=sys.stderr)
+    samples = "sample" if done.rejected == 1 else "samples"
+    print(f"{done.rejected:,} {samples} rejected, told in {done.folder / REJECTED}", file=sys.stderr)
     for reason, count in sorted(done.bad.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:>7,}  {reason}", file=sys.stderr)
     with open(done.folder / REJECTED, encoding="utf-8") as file:

@@ -43,7 +43,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any], counts: Mapping[str, 
 def counts_of(manifest: Mapping[str, Any]) -> dict[str, int]:
     """The counts with which a manifest was written."""
     boxes = {f"{_BOXES}{name}": count for name, count in manifest["samples_with_boxes"].items()}
-    return {**{name: manifest[name] for name in _COUNTS}, **boxes}
+    return {**{name: manifest[name] for name in _COUNTS if manifest[name]}, **boxes}
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -75,6 +75,9 @@ def convert(
         return done
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {os.strerror(error.errno or 0)}; name another folder") from error
+    try:
         with Journal(folder / JOURNAL, about) as journal:
             return _go_on(folder, journal, about, BlockMaker(source, count, folder, settings), workers, show)
     except OSError as error:

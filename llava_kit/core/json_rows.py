@@ -64,7 +64,8 @@ def index_rows(path: str) -> RowIndex:
     if not head.strip():
         raise DataError(f"{path}: is empty; expected a JSON array of conversations, or one conversation a line")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head:
-        raise DataError(f"{path}:1: is not UTF-8 text; expected a JSON array of conversations, or one a line, in UTF-8")
+        told = "is not UTF-8 text; expected a JSON array of conversations, or one a line, in UTF-8"
+        raise DataError(f"{path}:1: {told}; of UTF-16 makes it: iconv -f UTF-16 -t UTF-8 OLD > NEW")
     shown = head.removeprefix(_BOM).lstrip()[:20].decode("utf-8", "replace")
     raise DataError(f"{path}:1: begins with {shown!r}; expected '[' of a JSON array, or '{{' of one conversation a line")
 

@@ -29,7 +29,7 @@ def locate(path: str) -> tuple[str, str]:
     found = rows_file(path)
     if found is None:
         raise DataError(f"{path}: is a folder without {' or '.join(DATA_FILES)}; name the file with the conversations")
-    return found, os.path.join(os.path.abspath(path), str(_manifest(path).get("image_root", ".")))
+    return found, os.path.abspath(os.path.join(path, str(_manifest(path).get("image_root", "."))))
 
 
 def _manifest(folder: str) -> dict[str, Any]:
