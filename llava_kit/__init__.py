@@ -58,7 +58,7 @@ _HOME = {
 }
 
 # Rooms that are called by their own name (`llava_kit.verbs`).
-_VERBS = ("assemble", "train", "evaluate", "export")
+_VERBS = ("prepare", "assemble", "train", "evaluate", "export")
 
 if TYPE_CHECKING:
     from .assemble.parts import Assembly, assemble, build
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from .evaluate.run import evaluate
     from .exchange.load import load_model
     from .export.run import export
+    from .prepare.run import prepare
     from .recipe.load import load_recipe
     from .train.run import train
 

@@ -29,8 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.time()
     from ..recipe.load import load_recipe
     from ..train.run import train
+    from .data_prepare import prepare_here
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.prepare:
+        prepare_here(recipe)
     result = train(recipe, stage=arguments.stage, resume=arguments.resume)
     if recipe.evaluate is not None and result.complete:
         _evaluate(recipe, result)

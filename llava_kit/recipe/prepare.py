@@ -21,7 +21,9 @@ class Convert(Block):
     form: Literal["llava", "jsonl", "messages", "parquet", "webdataset"] = Field(
         default="llava", description="as in `llava-kit data convert --to`"
     )
-    pictures: Literal["copy", "keep"] = Field(default="copy", description="keep: rows name the pictures where they are")
+    image_root: str | None = Field(
+        default=None, description="leave pictures where they are, and call them by their paths under this folder; default: copy"
+    )
     limit: PositiveInt | None = Field(default=None, description="the first so many samples; default: all")
     workers: PositiveInt | None = Field(default=None, description="default: one for each core")
 
