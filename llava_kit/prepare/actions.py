@@ -42,9 +42,7 @@ def check_step(block: Check, say: Say, progress: Progress) -> str:
         report = check(build_source(block.source), name=block.source.type, against=against, workers=2, show=show)
     path = Path(block.report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-    )
+    path.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
     severities = ("error", "warning") if block.strict else ("error",)
     found = {entry["reason"]: entry["count"] for entry in report.as_dict()["findings"] if entry["severity"] in severities}
     stopping = {reason: count for reason, count in found.items() if reason not in block.allow}
@@ -60,9 +58,8 @@ def check_step(block: Check, say: Say, progress: Progress) -> str:
 def generate_step(block: Generate, say: Say, progress: Progress) -> str:
     result = generate(block, hooks=Hooks(progress=progress, tell=say))
     if result.exit_code or result.written is None:
-        error = LlavaKitError(
-            f"not all was answered: {result.asked.message or f'{len(result.asked.failures)} given up'}; go on with the same command"
-        )
+        why = result.asked.message or f"{len(result.asked.failures)} requests were given up"
+        error = LlavaKitError(f"{block.to}: not all was answered ({why}); the same command goes on")
         error.exit_code = result.exit_code or 1
         raise error
     rows, rejected = result.written.rows, result.written.rejected
