@@ -94,10 +94,10 @@ class Gallery:
                 return _told(error)
         if found := self.lens.problem(sample):
             return {"reason": found[0], "message": found[1]}
-        for box in [*boxes.beside(sample), *boxes.in_text(sample, None)]:
-            if box["problem"]:
-                return {"reason": "bad_box", "message": f"box {box.get('label', '')!r} {box['problem']}"}
-        return None
+        named = [(f"box {box['label']!r}", box["problem"]) for box in boxes.beside(sample)]
+        named += [(f"the box in turn {box['turn']}", box["problem"]) for box in boxes.in_text(sample, None)]
+        wrong = next(((name, problem) for name, problem in named if problem), None)
+        return None if wrong is None else {"reason": "bad_box", "message": " ".join(wrong)}
 
     def detail(self, number: int) -> dict[str, Any]:
         """All of one sample, ready for JSON."""

@@ -49,7 +49,7 @@ def data_block(identity: str, value: Any) -> str:
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII, so that no letter is a line end in a script
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return f'<script type="application/json" id="{identity}">{text}</script>\n'
+    return f'<script type="application/json" id="data-{identity}">{text}</script>\n'
 
 
 def _hash(text: str) -> str:

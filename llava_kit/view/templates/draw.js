@@ -49,7 +49,7 @@ function drawBox(frame, place, numbers, label, className, key) {
   box.style.height = `${100 * (bottom - top)}%`;
   const name = element("span", "name", label, { dir: "auto" });
   if (left > 0.6) name.classList.add("right");
-  if (top < 0.08) name.classList.add("inside");
+  if (className.startsWith("in-text") ? bottom > 0.92 : top < 0.08) name.classList.add("inside");
   box.append(name);
   frame.append(box);
 }
@@ -106,12 +106,13 @@ function drawBoxes(frame, place, sample, convention) {
   });
   sample.text_boxes.forEach((box, number) => {
     const numbers = box[convention];
-    if (numbers) drawBox(frame, place, numbers, `turn ${box.turn + 1}, box ${number + 1}`, `in-text ${colourOf(String(number))}`, `text-${number}`);
+    if (numbers) drawBox(frame, place, numbers, `turn ${box.turn}, box ${number + 1}`, `in-text ${colourOf(String(number))}`, `text-${number}`);
   });
 }
 
 function figure(frame, title, about) {
   const made = element("figure", "panel");
+  made.style.width = frame.style.width; // so that the words below wrap instead of making it wider
   const caption = element("figcaption");
   caption.append(element("b", "", title), element("span", "muted", about));
   made.append(frame, caption);
@@ -130,9 +131,10 @@ function panels(sample, index, source, convention) {
   // A small picture may be drawn eight times as large as it is, so that its boxes can be told apart.
   const frame = area(source, name, whole, 62, Math.max(240, 8 * width));
   frame.classList.add("whole");
-  if (cut && cut.detail) drawTiles(frame, cut, whole);
+  const thin = Math.max(width / height, height / width) > MOST_RATIO;
+  if (cut && cut.detail && !thin) drawTiles(frame, cut, whole);
   if (first) drawBoxes(frame, whole, sample, convention);
-  const stretched = Math.max(width / height, height / width) > MOST_RATIO ? "; drawn less thin than it is" : "";
+  const stretched = thin ? "; drawn less thin than it is" : "";
   row.append(figure(frame, "Picture", `${commas(width)} × ${commas(height)} pixels${stretched}`));
   if (!cut) return row;
   const small = area(source, `${name}: overview tile`, cut.overview, cut.detail ? 32 : 46, 420);
@@ -140,7 +142,7 @@ function panels(sample, index, source, convention) {
   if (first) drawBoxes(small, cut.overview, sample, convention);
   row.append(figure(small, `Overview: ${commas(cut.overview.rows)} rows`, `${cut.overview.canvas.join(" × ")} pixels, ${cut.mode}`));
   if (!cut.detail) return row;
-  const canvas = area(source, `${name}: canvas of tiles`, cut, 52, 760);
+  const canvas = area(source, `${name}: canvas of tiles`, cut, 52, 620);
   canvas.classList.add("canvas");
   drawBands(canvas, cut.kept);
   drawTiles(canvas, cut, cut);

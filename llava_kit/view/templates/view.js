@@ -29,7 +29,7 @@ const live = {
 
 /** Reads the blocks of a page that is one file. */
 const embedded = {
-  block(identity) { return JSON.parse(get(identity).textContent); },
+  block(identity) { return JSON.parse(get(`data-${identity}`).textContent); },
   async about() { return this.block("about"); },
   async rows(query, start, count) {
     this.all = this.all || this.block("rows");
@@ -37,7 +37,7 @@ const embedded = {
     return { rows: found.slice(start, start + count), total: found.length, done: this.all.length, of: this.all.length, finished: true };
   },
   async sample(number) {
-    if (!get(`sample-${number}`)) throw new Error(`found no sample ${number}; samples are 0 to ${state.about.count - 1}`);
+    if (!get(`data-sample-${number}`)) throw new Error(`found no sample ${number}; samples are 0 to ${state.about.count - 1}`);
     return this.block(`sample-${number}`);
   },
   async spreads() { return this.block("spreads"); },
@@ -57,7 +57,7 @@ function matches(row, query) {
     && (!query.most || row.words <= Number(query.most));
 }
 
-const data = get("rows") ? embedded : live;
+const data = get("data-rows") ? embedded : live;
 const state = { about: null, query: {}, start: 0, rows: [], total: 0, number: null, sample: null, convention: "picture", asked: 0, wanted: 0 };
 
 // The list
@@ -315,7 +315,7 @@ function annotationsOf(sample) {
   }
   const boxes = [
     ...sample.boxes.map((box, at) => [box.label, box.box, box.problem, "beside the text", `beside-${at}`]),
-    ...sample.text_boxes.map((box, at) => [`turn ${box.turn + 1}, box ${at + 1}`, box[state.convention], box.problem, "in the text", `text-${at}`]),
+    ...sample.text_boxes.map((box, at) => [`turn ${box.turn}, box ${at + 1}`, box[state.convention], box.problem, "in the text", `text-${at}`]),
   ];
   if (boxes.length) {
     const holder = element("div", "scroll");
@@ -504,4 +504,4 @@ async function begin() {
   else await loadRows("first");
 }
 
-begin().catch((error) => { get("status").textContent = error.message; });
+begin().catch((error) => { get("status").textContent = error.message; throw error; });
