@@ -14,7 +14,7 @@ from llava_kit.errors import DataError, SampleError
 from . import CapsBoxesOptions
 from .boxes import keep_good, picture_size, pixel_box, share_box
 from .pictures import PictureFolder
-from .talk import caption_text, conversation, json_row, named
+from .talk import caption_text, conversation, first_rows, json_row, named
 
 _PLACES = {"path", "image_root", "without_pictures"}
 
@@ -33,8 +33,7 @@ class CapsBoxesSource(DataSource):
             raise DataError(f"{self.path}: found 0 rows; expected at least one of captions and instances")
         self._folder = PictureFolder(options, self.path)
         if not options.without_pictures:
-            first = (json_row(self._rows, number) for number in range(min(len(self._rows), 20)))
-            self._folder.look_for((row["image"] for row in first if row.get("image")), self.path)
+            self._folder.look_for((row["image"] for row in first_rows(self._rows) if row.get("image")), self.path)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -16,7 +16,7 @@ from llava_kit.errors import DataError, SampleError
 
 from . import CaptionOptions
 from .table_head import Head, read_head, split
-from .talk import json_row
+from .talk import first_rows, json_row
 
 _HEAD_BYTES = 1 << 16
 _BOM = b"\xef\xbb\xbf"
@@ -63,8 +63,7 @@ def open_rows(options: CaptionOptions) -> CaptionRows:
 class _JsonCaptions(CaptionRows):
     def __init__(self, path: str):
         self._rows = JsonRows(path)
-        shown = [self._rows[number] for number in range(min(len(self._rows), 20))]
-        self.shown = [row for row in shown if isinstance(row, dict)]
+        self.shown = list(first_rows(self._rows))
         self.names = tuple(dict.fromkeys(name for row in self.shown for name in row))
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from .boxes import Checked, keep_good, picture_size, pixel_box
 from .chance import chance
 from .grouping import Groups, Numbers, whole_numbers
 from .pictures import PictureFolder
-from .talk import caption_text, conversation, json_row, named
+from .talk import caption_text, conversation, first_rows, json_row, named
 
 # What a file of each kind has in its annotations.
 _MARKS = {"captions": "caption", "instances": "bbox"}
@@ -49,10 +49,11 @@ class CocoSource(DataSource):
             )
         self._categories = {} if self._instances is None else _categories(self._instances.path)
         self._ids = self._picture_ids(paths)
-        self._main = next(iter(paths.values()))
-        self._folder = PictureFolder(options, self._main)
+        main = self._captions or self._instances
+        assert main is not None
+        self._folder = PictureFolder(options, main.path)
         if not options.without_pictures:
-            self._folder.look_for((self._image(place).get("file_name", "") for place in range(len(self._ids))), self._main)
+            self._folder.look_for((row.get("file_name", "") for row in first_rows(main.images)), main.path)
 
     def __len__(self) -> int:
         if self.options.task == "each_caption":
@@ -156,7 +157,10 @@ class CocoFile:
 
     def __init__(self, path: str, kind: Literal["captions", "instances"] | str):
         self.path = path
-        self.images, self.annotations = JsonRows(path, "images"), JsonRows(path, "annotations")
+        try:
+            self.images, self.annotations = JsonRows(path, "images"), JsonRows(path, "annotations")
+        except DataError as error:
+            raise DataError(f"{kind}: {error}; expected COCO's {kind}_*.json, with 'images' and 'annotations'") from None
         if len(self.annotations) and (found := _kind_of(self.annotations)) != kind:
             other = f"give it as {found}=" if found else "it is none of COCO's captions_*.json and instances_*.json"
             raise DataError(
@@ -190,12 +194,12 @@ def _kind(path: str) -> str:
 
 
 def _kind_of(rows: JsonRows) -> str | None:
-    first = json_row(rows, 0)
-    return next((kind for kind, mark in _MARKS.items() if mark in first), None)
+    first = first_rows(rows)
+    return next((kind for kind, mark in _MARKS.items() if any(mark in row for row in first)), None)
 
 
 def _keys(rows: JsonRows) -> str:
-    return ", ".join(map(repr, json_row(rows, 0)))
+    return ", ".join(map(repr, dict.fromkeys(key for row in first_rows(rows) for key in row)))
 
 
 def _categories(path: str) -> dict[Any, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_kit.core.json_rows import JsonRows
+from llava_kit.core.json_rows import JsonRows, section_names
 from llava_kit.errors import DataError, UnsafeError, suggest
 
 from .plain_pickle import read_plain_pickle
@@ -78,10 +78,15 @@ def _refs(path: str) -> Iterator[Any]:
     """The entries of the list, from a pickle or from JSON, by the first byte."""
     try:
         with open(path, "rb") as file:
-            first = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+            head = file.read(4096)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if first in (b"[", b"{"):
+    sections = section_names(head)
+    if sections and "ref_id" not in sections:
+        raise DataError(
+            f"{path}: is an object with {', '.join(map(repr, sections))}; expected refs(unc).p, or its list as JSON"
+        )
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
         yield from JsonRows(path)
         return
     refs = read_plain_pickle(path)

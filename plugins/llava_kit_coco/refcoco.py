@@ -20,7 +20,7 @@ from .expressions import read_expressions
 from .grouping import Groups, Numbers, whole_numbers
 from .pictures import PictureFolder
 from .regions import Place, region_sample
-from .talk import json_row, named
+from .talk import first_rows, json_row, named
 
 _PLACES = {"path", "instances", "image_root", "without_pictures"}
 
@@ -39,6 +39,8 @@ class RefcocoSource(DataSource):
         self._expressions = read_expressions(self.path, options.split, options.text)
         self._images = JsonRows(self.instances, "images")
         self._annotations = JsonRows(self.instances, "annotations")
+        if len(self._annotations) and not any("bbox" in row for row in first_rows(self._annotations)):
+            raise DataError(f"{self.instances}: its annotations have no 'bbox'; expected instances.json of the same archive")
         pictures = Numbers(whole_numbers(self._images, "id"), f"{self.instances}: images")
         things = Numbers(whole_numbers(self._annotations, "id"), f"{self.instances}: annotations")
         owners = self._found(pictures.find(self._expressions.image_ids), "image_id", self._expressions.image_ids)
@@ -49,8 +51,8 @@ class RefcocoSource(DataSource):
         self._deal()
         self._folder = PictureFolder(options, self.instances)
         if not options.without_pictures:
-            first = (json_row(self._images, int(place)).get("file_name", "") for place in self._pictures)
-            self._folder.look_for(first, self.instances)
+            names = (row.get("file_name", "") for row in first_rows(self._images))
+            self._folder.look_for(names, self.instances)
 
     def __len__(self) -> int:
         return len(self._pictures)

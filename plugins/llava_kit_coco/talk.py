@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from llava_kit.core.conversation import Conversation, ImageSlot, Message
 from llava_kit.core.json_rows import JsonRows
 from llava_kit.errors import DataError, SampleError
+
+# So many rows show what a file is, and where its pictures are.
+_LOOKED_AT = 20
 
 
 def conversation(turns: Sequence[tuple[str, str | None]], *, picture: bool = True) -> Conversation:
@@ -41,6 +44,15 @@ def json_row(rows: JsonRows, number: int) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise SampleError("bad_row", f"{rows.path}: row {number} is a {type(row).__name__}; expected an object")
     return row
+
+
+def first_rows(rows: JsonRows) -> list[dict[str, Any]]:
+    """The first rows that are objects, for a look at what a file holds: one that cannot be read spoils nothing but itself."""
+    found = []
+    for number in range(min(len(rows), _LOOKED_AT)):
+        with suppress(SampleError):
+            found.append(json_row(rows, number))
+    return found
 
 
 @contextmanager

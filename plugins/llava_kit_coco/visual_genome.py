@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from llava_kit.core.annotations import Box
 from llava_kit.core.conversation import Sample
@@ -19,7 +18,7 @@ from .chance import chance
 from .grouping import Numbers, whole_numbers
 from .pictures import PictureFolder
 from .regions import Place, region_sample
-from .talk import json_row, named
+from .talk import first_rows, json_row, named
 
 _PLACES = {"path", "image_data", "image_root", "without_pictures"}
 
@@ -41,8 +40,7 @@ class VisualGenomeSource(DataSource):
         self._numbers = Numbers(whole_numbers(self._images, _id_key(self._images)), self.image_data)
         self._folder = PictureFolder(options, self.path)
         if not options.without_pictures:
-            first = (_file_of(json_row(self._images, number)) for number in range(len(self._images)))
-            self._folder.look_for(first, self.path)
+            self._folder.look_for((name for row in first_rows(self._images) if (name := _tail(row))), self.path)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -95,25 +93,28 @@ def _box(region: Any, size: tuple[int, int]) -> Box:
 
 def _file_of(image: dict[str, Any]) -> str:
     """`VG_100K_2/1.jpg` of a URL that ends so: the folder and the file, as the archives have them."""
+    name = _tail(image)
+    if name is None:
+        url = image.get("url")
+        raise SampleError("bad_row", f"its url is {url!r}; expected one that ends in folder and file, as .../VG_100K_2/1.jpg")
+    return name
+
+
+def _tail(image: dict[str, Any]) -> str | None:
     url = image.get("url")
-    parts = urlsplit(url).path.split("/") if isinstance(url, str) else []
-    if len(parts) < 2 or not parts[-1]:
-        raise SampleError(
-            "bad_row", f"its url is {url!r}; expected one that ends in a folder and a file, as .../VG_100K_2/1.jpg"
-        )
-    return "/".join(parts[-2:])
+    parts = url.partition("?")[0].split("/") if isinstance(url, str) else []
+    return "/".join(parts[-2:]) if len(parts) > 1 and parts[-2] and parts[-1] else None
 
 
 def _id_key(images: JsonRows) -> str:
     """`image_id`, or `id` as the first version of Visual Genome has it."""
-    return "image_id" if "image_id" in json_row(images, 0) else "id"
+    return "image_id" if any("image_id" in row for row in first_rows(images)) else "id"
 
 
 def _check(rows: JsonRows, key: str, meant: str) -> None:
     if not len(rows):
         raise DataError(f"{rows.path}: found 0 rows; expected {meant}")
-    first = json_row(rows, 0)
-    if key not in first:
-        raise DataError(
-            f"{rows.path}: its rows have the keys {', '.join(map(repr, first))}; expected {key!r} among them, as {meant}"
-        )
+    first = first_rows(rows)
+    if not any(key in row for row in first):
+        keys = ", ".join(map(repr, first[0])) if first else "of no object"
+        raise DataError(f"{rows.path}: its rows have the keys {keys}; expected {key!r} among them, as {meant}")

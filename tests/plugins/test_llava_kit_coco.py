@@ -218,6 +218,9 @@ def test_what_is_missing_or_mixed_up_is_told(tmp_path, pictures):
     with pytest.raises(DataError, match=rf"its pictures are not in .*give image_root={pictures}"):
         coco(path=captions)
     assert coco(path=captions, without_pictures=True)[0].images
+    (tmp_path / "llava.json").write_text("[]")
+    with pytest.raises(DataError, match=r"captions: .*begins with '\['.*expected COCO's captions_\*.json"):
+        coco(captions=str(tmp_path / "llava.json"), **root)
     lost = write(tmp_path / "lost.json", {"images": [], "annotations": [{"image_id": 5, "caption": "A."}]})
     with pytest.raises(DataError, match=r"1 of 1 annotations are about pictures that .images. does not have.*about 5"):
         coco(captions=lost, **root)

@@ -291,6 +291,13 @@ def test_files_that_are_missing_or_mixed_up(tmp_path):
          instances=str(folder / "instances.json"), **root)  # fmt: skip
     told("expected an object with 'sent'", "refcoco", path=write_refs(tmp_path, refs, sentences=["red"]),
          instances=str(folder / "instances.json"), **root)  # fmt: skip
+    told(r"instances.json: is an object with 'info', 'images'.*expected refs\(unc\).p", "refcoco",
+         path=str(folder / "instances.json"), **root)  # fmt: skip
+    (tmp_path / "captions.json").write_text(
+        json.dumps({"images": [], "annotations": [{"image_id": 1, "id": 1, "caption": "a"}]})
+    )
+    told("have no 'bbox'; expected instances.json", "refcoco", path=str(folder / "refs.json"),
+         instances=str(tmp_path / "captions.json"), **root)  # fmt: skip
     (tmp_path / "image_data.json").write_text("[]")
     (tmp_path / "region_descriptions.json").write_text(path.read_text())
     told("found 0 rows; expected image_data.json", "visual_genome", path=str(tmp_path / "region_descriptions.json"))
@@ -300,6 +307,8 @@ def test_files_that_are_missing_or_mixed_up(tmp_path):
         path=str(tmp_path / "vg" / "image_data.json"),
     )
     told("no such file; give image_data=", "visual_genome", path=str(folder / "refs.json"))
+    told(r"its pictures are not in .*looked for 'VG_100K_2/6.jpg'.*give image_root=.*vg", "visual_genome",
+         path=str(tmp_path / "region_descriptions.json"), image_data=str(tmp_path / "vg" / "image_data.json"))  # fmt: skip
 
 
 def write_refs(tmp_path, refs, **changes) -> str:
