@@ -89,7 +89,11 @@ class DocVqaOptions(QuestionOptions):
 
 
 class ChartQaOptions(QuestionOptions):
-    """ChartQA: train_human.json or train_augmented.json of github.com/vis-nlp/ChartQA, each a source of its own."""
+    """ChartQA: train_human.json and train_augmented.json of github.com/vis-nlp/ChartQA (ChartQA Dataset/train)."""
+
+    augmented: str | None = Field(
+        None, description="the second file: its questions about a chart join those of path; default: path alone"
+    )
 
 
 class DvqaOptions(QuestionOptions):

@@ -30,6 +30,20 @@ class Rows(Protocol):
     def __getitem__(self, number: int) -> Any: ...
 
 
+class JoinedRows:
+    """The rows of two files of one format, one after the other."""
+
+    def __init__(self, first: JsonRows, second: JsonRows):
+        self.path, self.parts = f"{first.path} and {second.path}", (first, second)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, number: int) -> Any:
+        first, second = self.parts
+        return first[number] if number < len(first) else second[number - len(first)]
+
+
 class FolderRows:
     """The files of a folder (AI2D's, one for each picture), in the order of their names; or one such file."""
 
@@ -115,8 +129,12 @@ def _check_keys(name: str, form: Format, rows: Rows) -> None:
         )
 
 
-def row_texts(rows: JsonRows) -> Iterator[bytes]:
+def row_texts(rows: JsonRows | JoinedRows) -> Iterator[bytes]:
     """The bytes of each row, in order; the file is read in stretches."""
+    if isinstance(rows, JoinedRows):
+        for part in rows.parts:
+            yield from row_texts(part)
+        return
     starts, lengths = rows.places.starts, rows.places.lengths.astype(np.int64)
     with open(rows.path, "rb") as file:
         for first in range(0, len(starts), STRETCH):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llava_kit.core.json_rows import JsonRows
 from llava_kit.errors import DataError, SampleError
 
-from .files import Rows, key_of, row_texts
+from .files import JoinedRows, Rows, key_of, row_texts
 from .formats import Format, Pair
 
 BAD = -1
@@ -56,7 +56,7 @@ def field_pattern(field: str) -> re.Pattern[bytes]:
     return re.compile(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+(?![\d.eE]))' % re.escape(field.encode()))
 
 
-def flat_index(rows: JsonRows, field: str, merge: bool) -> Index:
+def flat_index(rows: JsonRows | JoinedRows, field: str, merge: bool) -> Index:
     """The index of a file with one question a row; `field` names the picture."""
     if not merge:
         return _grouped(np.arange(len(rows), dtype=np.int32), None, np.arange(len(rows), dtype=np.int32), None)

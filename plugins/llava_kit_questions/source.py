@@ -12,9 +12,9 @@ from llava_kit.core.conversation import Conversation, ImageFile, ImageSlot, Mess
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError, suggest
 
-from . import AnnotatedOptions, ChoiceOptions, GqaOptions, OcrTokenOptions, QuestionOptions
+from . import AnnotatedOptions, ChartQaOptions, ChoiceOptions, GqaOptions, OcrTokenOptions, QuestionOptions
 from .annotations import Annotations, annotations_path, subset_of
-from .files import fingerprint_of, key_of, open_rows
+from .files import JoinedRows, fingerprint_of, key_of, open_rows
 from .formats import FORMATS, LETTER, SHORT, Context, Format, Pair
 from .index import BAD, Index, Place, flat_index, parsed_index
 from .ocr import OcrTokens
@@ -38,6 +38,8 @@ class QuestionsSource(DataSource):
         self.name, self.options = name, options
         path = options.path
         self.rows = open_rows(name, self._form, path, _leave_out(options))
+        if isinstance(options, ChartQaOptions) and options.augmented is not None:
+            self.rows = JoinedRows(self.rows, open_rows(name, self._form, options.augmented))  # type: ignore[arg-type]
         folder = os.path.dirname(os.path.abspath(path))
         if self._form.holds == "folder" and not os.path.isdir(path):
             folder = os.path.dirname(folder)
@@ -87,7 +89,8 @@ class QuestionsSource(DataSource):
         files = [self.options.path]
         files += [self._annotations.path] if self._annotations is not None else []
         files += [self._ocr.path] if self._ocr is not None else []
-        chosen = self.options.model_dump_json(exclude={"path", "annotations", "ocr", "image_root"})
+        files += [self.options.augmented] if isinstance(self.options, ChartQaOptions) and self.options.augmented else []
+        chosen = self.options.model_dump_json(exclude={"path", "annotations", "ocr", "augmented", "image_root"})
         return ":".join([self.name, *map(fingerprint_of, files), chosen])
 
     def _pairs(self, number: int, row: Any) -> list[Pair]:

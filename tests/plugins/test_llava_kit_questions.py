@@ -162,6 +162,15 @@ def test_chartqa(tmp_path):
         f"H: <image>\nIs the value of Favorable 38 in 2015?\n{SHORT}\nG: Yes\nH: What is the difference?\nG: 0.57"
     )
     assert path_of(found[0]) == "png/two_col_21177.png"
+    more = publishers.write(
+        tmp_path / "train_augmented.json",
+        [{"imgname": name, "query": "And?", "label": name[:3]} for name in ("9.png", "41810321001157.png")],
+    )
+    both = source("chartqa", tmp_path / "train_human.json", augmented=str(more))
+    assert [sample.id for sample in both] == ["chartqa/two_col_21177.png", "chartqa/41810321001157.png", "chartqa/9.png"]
+    assert text(both[1]) == f"H: <image>\nHow many bars are there?\n{SHORT}\nG: 4\nH: And?\nG: 418"
+    assert both.fingerprint() != found.fingerprint()
+    assert len(source("chartqa", tmp_path / "train_human.json", augmented=str(more), merge=False)) == 5
 
 
 def test_dvqa(tmp_path):
