@@ -32,7 +32,11 @@ def write_rows(folder: Path, count: int, pictures: int = 8) -> Path:
     make_pictures(folder / "pics", pictures)
     with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
         for number in range(count):
-            row = {"id": f"r{number}", "image": f"pics/{number % pictures}.jpg", "conversations": turns(f"<image>\nNo. {number}?")}
+            row = {
+                "id": f"r{number}",
+                "image": f"pics/{number % pictures}.jpg",
+                "conversations": turns(f"<image>\nNo. {number}?"),
+            }
             kind = number % 10
             if kind == 3:
                 row |= {"image": [row["image"], "pics/wrong.jpg"], "conversations": turns("One <image> two <image>?")}

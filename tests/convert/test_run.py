@@ -6,6 +6,8 @@ import random
 import signal
 import time
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +78,10 @@ def test_two_workers_write_what_one_writes(tmp_path, monkeypatch, form):
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
+def tell(pipe, done, total):
+    os.write(pipe, b".")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize("form", ["llava", "parquet"])
 def test_killed_at_random_instants_the_result_is_the_same_to_the_byte(tmp_path, monkeypatch, form):
@@ -87,7 +93,7 @@ def test_killed_at_random_instants_the_result_is_the_same_to_the_byte(tmp_path, 
         child = os.fork()
         if not child:
             with suppress(BaseException):
-                show = lambda done, total: os.write(sender, b".")  # noqa: E731
+                show = partial(tell, sender)
                 convert(source, 400, destination, Settings(form), workers=2, show=show)
             os._exit(0)
         os.close(sender)
@@ -113,7 +119,7 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path):
     again = convert(source, 30, tmp_path / "out")
     assert (again.counts, again.bad, again.before) == (first.counts, first.bad, 30)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
-    with pytest.raises(DataError, match="holds other data .count: then 30, now 29"):
+    with pytest.raises(DataError, match=r"holds other data \(count: then 30, now 29"):
         convert(source, 29, tmp_path / "out")
 
 
@@ -152,7 +158,7 @@ def test_other_data_do_not_go_on(tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     with open(path, "a") as file:
         file.write("{}\n")
-    with pytest.raises(DataError, match="begun for something else .fingerprint"):
+    with pytest.raises(DataError, match=r"begun for something else \(fingerprint"):
         convert(source_of(path), 20, tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
@@ -198,7 +204,7 @@ def test_clips(tmp_path, form):
     names = sorted(os.listdir(os.path.join(clip.root, clip.path)))
     assert names == ["00000.jpg", "00001.jpg", "00002.jpg"]
     originals = [(tmp_path / "cat" / f"{number}.jpg").read_bytes() for number in range(3)]
-    assert [open(os.path.join(clip.root, clip.path, name), "rb").read() for name in names] == originals
+    assert [Path(clip.root, clip.path, name).read_bytes() for name in names] == originals
 
 
 class One(DataSource):
@@ -266,6 +272,6 @@ def test_a_source_that_cannot_be_read_stops_the_work(tmp_path):
         def __getitem__(self, index):
             raise FileNotFoundError(2, "no", "/away/rows.json")
 
-    with pytest.raises(DataError, match="/away/rows.json: cannot be read: No such file") as caught:
+    with pytest.raises(DataError, match=r"/away/rows\.json: cannot be read: No such file") as caught:
         convert(Gone(None), 1, tmp_path / "out")
     assert not isinstance(caught.value, SampleError)
