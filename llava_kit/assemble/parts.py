@@ -19,7 +19,6 @@ from ..core.splice import Splicer
 from ..core.template import ConversationTemplate
 from ..core.tiles import Grid
 from ..data.example import ExampleMaker
-from ..data.mixture import MixtureSource, Share
 from ..errors import LlavaKitError, PluginError, RecipeError
 from ..image.tiling import Tiler
 from ..model.loss import ReferenceLoss
@@ -27,12 +26,11 @@ from ..model.sampling import Sampling
 from ..model.side_by_side import SideBySideEncoder
 from ..model.vlm import VisionLanguageModel
 from ..recipe.blocks import Part
-from ..recipe.load import parse_part
-from ..recipe.mixture import MIXTURE
-from ..recipe.parts import parse_mixture
 from ..recipe.schema import Model, Recipe, Tiling
 from ..registry.manager import default_registry
 from ..splice.reference import ReferenceSplicer
+from .build import build_part as build_part
+from .build import build_source as build_source
 
 # What runs where no plugin's was measured to be faster, by kind (`recipe.parts.CHOICES`).
 _REFERENCES: dict[str, Callable[[], Any]] = {"splicer": ReferenceSplicer, "loss": ReferenceLoss}
@@ -96,36 +94,6 @@ def build(kind: str, type: str, /, *, weights: bool = True, **keys: Any) -> Any:
     """
     neighbours = {name: keys.pop(name) for name in ("vision_width", "text_width", "grid") if name in keys}
     return build_part(kind, Part(type=type, **keys), weights=weights, **neighbours)
-
-
-def build_part(kind: str, part: Part, *, weights: bool = True, **neighbours: Any) -> Any:
-    """The part that a recipe block names, built by its plugin."""
-    if kind == "source" and part.type == MIXTURE:
-        return build_source(part)
-    entry, options = parse_part(part, kind, default_registry())
-    if kind in ("encoder", "language_model"):
-        neighbours["weights"] = weights
-    try:
-        return entry.build(options, **neighbours)
-    except LlavaKitError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{kind} {part.type!r} ({entry.distribution} {entry.version}) could not be built: {type(error).__name__}: {error}"
-        ) from error
-
-
-def build_source(part: Part) -> DataSource:
-    """The data source that a recipe block names, or the mixture of several that it describes."""
-    if part.type != MIXTURE:
-        return build_part("source", part)
-    mixture = parse_mixture(part)
-    sources = {name: build_source(ingredient.source) for name, ingredient in mixture.of.items()}
-    shares = [
-        Share(name, ingredient.rule, len(sources[name]), ingredient.count(len(sources[name])), ingredient.repeat)
-        for name, ingredient in mixture.of.items()
-    ]
-    return MixtureSource(sources, shares, mixture.seed)
 
 
 def make_tiler(encoder: Encoder, tiling: Tiling) -> Tiler:

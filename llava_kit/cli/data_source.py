@@ -45,7 +45,7 @@ def is_recipe(word: str) -> bool:
 
 def open_source(arguments: argparse.Namespace, words: Sequence[str]) -> Opened:
     """The source that the arguments name, and how many of its samples are meant."""
-    from ..assemble.parts import build_source
+    from ..assemble.build import build_source
     from ..errors import LlavaKitError
 
     part = source_part(arguments, words)

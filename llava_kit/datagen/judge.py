@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from ..core.annotations import Annotations
 from ..core.teacher import ResponseType, TeacherAnswer
@@ -97,15 +98,15 @@ class Judge:
                 )
 
     def _check_junk(self, text: str, told: Annotations) -> None:
-        if "�" in text or any(
-            unicodedata.category(letter) in ("Cc", "Cs", "Co", "Cn") for letter in text if letter not in "\n\t"
-        ):
+        letters = Counter(text)
+        if any(letter not in "\n\t" and (letter == _LOST or unicodedata.category(letter) in _NO_TEXT) for letter in letters):
             raise Rejected("junk", "it holds control characters, or letters that were lost")
         known = self._scripts.union(*map(_scripts, told.captions))
-        letters = Counter(_script(letter) for letter in text if letter.isalpha())
-        foreign = sum(number for script, number in letters.items() if script not in known)
-        if foreign > FOREIGN_SHARE * letters.total() or not letters:
-            raise Rejected("junk", f"{foreign} of {letters.total()} letters are of a script that no prompt and no caption uses")
+        counts = {letter: number for letter, number in letters.items() if letter.isalpha()}
+        foreign = sum(number for letter, number in counts.items() if _script(letter) not in known)
+        total = sum(counts.values())
+        if foreign > FOREIGN_SHARE * total or not total:
+            raise Rejected("junk", f"{foreign} of {total} letters are of a script that no prompt and no caption uses")
 
 
 def fingerprint(turns: Turns) -> bytes:
@@ -156,9 +157,10 @@ def _check_reveals(question: str, told: Annotations) -> None:
 
 
 def _scripts(text: str) -> set[str]:
-    return {_script(letter) for letter in text if letter.isalpha()}
+    return {_script(letter) for letter in set(text) if letter.isalpha()}
 
 
+@lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
     """LATIN, CYRILLIC, CJK, ...: the first word of a letter's name."""
     return unicodedata.name(letter, "unknown").split(" ", 1)[0]

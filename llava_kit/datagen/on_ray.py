@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..assemble.parts import build_part
+from ..assemble.build import build_part, build_source
 from ..core.source import DataSource
 from ..core.teacher import Teacher, TeacherRequest
 from ..errors import PluginError
@@ -37,7 +37,7 @@ class Worker:
     def __init__(self, options: Generate, prompts: PromptSet):
         self.options = options
         self.teacher: Teacher = build_part("teacher", options.teacher)
-        self.source: DataSource = build_part("source", options.source)
+        self.source: DataSource = build_source(options.source)
         self.asking = Asking(options, prompts, self.teacher.fingerprint())
         self._temporary = None if Path(options.to).is_dir() else TemporaryDirectory()
         home = Path(options.to if self._temporary is None else self._temporary.name)

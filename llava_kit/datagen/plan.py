@@ -183,10 +183,11 @@ class Asking:
         return self._keyed(replace(request, messages=messages, seed=_seed(request.seed, "repair")))
 
     def _keyed(self, request: TeacherRequest) -> TeacherRequest:
+        # The prompt's own messages are the same for all pictures: their digest stands for them.
+        own = request.messages[len(self.prompts.heads[request.type]) :]
+        said = [self.teacher, request.type, self.prompts.digests[request.type], *((part.role, part.content) for part in own)]
         told = [request.annotations.captions, request.annotations.boxes]
-        sampling = [request.seed, request.temperature, request.max_tokens]
-        messages = [(message.role, message.content) for message in request.messages]
-        text = json.dumps([REQUEST_VERSION, self.teacher, request.type, messages, told, sampling])
+        text = json.dumps([REQUEST_VERSION, said, told, [request.seed, request.temperature, request.max_tokens]])
         return replace(request, key=hashlib.sha256(text.encode()).hexdigest()[:32])
 
 

@@ -45,15 +45,20 @@ class PromptSet:
 
     def messages(self, type: ResponseType, annotations: Annotations) -> tuple[ChatMessage, ...]:
         """System text, examples in turn, then the picture, as the teacher reads them."""
-        prompt = self.types[type]
-        messages = [ChatMessage("system", prompt.system)]
-        for told, answer in prompt.examples:
-            messages += [ChatMessage("user", told), ChatMessage("assistant", answer)]
-        return (*messages, ChatMessage("user", told_of(annotations)))
+        return (*self.heads[type], ChatMessage("user", told_of(annotations)))
+
+    @cached_property
+    def heads(self) -> dict[ResponseType, tuple[ChatMessage, ...]]:
+        """Type -> the messages before the picture."""
+        heads: dict[ResponseType, tuple[ChatMessage, ...]] = {}
+        for type, prompt in self.types.items():
+            pairs = [(ChatMessage("user", told), ChatMessage("assistant", answer)) for told, answer in prompt.examples]
+            heads[type] = (ChatMessage("system", prompt.system), *(message for pair in pairs for message in pair))
+        return heads
 
     @cached_property
     def digests(self) -> dict[ResponseType, str]:
-        """Type -> twelve letters that change when its prompt does."""
+        """Type -> letters that change when its prompt does."""
         return {type: _digest([prompt.system, prompt.examples]) for type, prompt in self.types.items()}
 
 
@@ -188,4 +193,4 @@ def _text(path: Path, problems: list[str]) -> str:
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..assemble.parts import build_part
+from ..assemble.build import build_part, build_source
 from ..core.source import DataSource
 from ..core.teacher import Teacher
 from ..errors import DataError, LlavaKitError
@@ -90,7 +90,7 @@ class Work:
         self.folder = Path(options.to)
         self.prompts: PromptSet = load_prompts(options.prompts, options.wanted)
         self.teacher: Teacher = build_part("teacher", options.teacher) if teacher is None else teacher
-        self.source: DataSource = build_part("source", options.source) if source is None else source
+        self.source: DataSource = build_source(options.source) if source is None else source
         self.asking = Asking(options, self.prompts, self.teacher.fingerprint())
         if answers is None:
             _check_folder(self.folder)

@@ -113,7 +113,7 @@ class Writer:
         provenance = {
             "teacher": self.asking.teacher,
             "model": settled.answer.model,
-            "prompt": self.asking.prompts.digests[task.type],
+            "prompt": self.asking.prompts.digests[task.type][:12],
             "key": settled.request.key,
             "seed": settled.request.seed,
             "sample": sample.id,
