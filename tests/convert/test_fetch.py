@@ -39,7 +39,7 @@ def answer(body: bytes = JPEG, status: str = "200 OK", *headers: str) -> bytes:
 
 
 class Server:
-    """Answers each path as `pages` say: bytes, a list of them (one for each request), or a function that is given the socket."""
+    """Answers each path as `pages` say: bytes, a list of them (one a request), or a function that is given the socket."""
 
     def __init__(self, context: ssl.SSLContext | None = None):
         self.pages, self.requests, self.context = {}, [], context
@@ -62,6 +62,9 @@ class Server:
             request = b""
             while b"\r\n\r\n" not in request:
                 request += connection.recv(4096) or b"\r\n\r\n"
+            if not request.startswith(b"GET"):  # somebody speaks TLS: he is left waiting
+                time.sleep(1)
+                return
             self.requests.append(request.decode("latin-1"))
             page = self.pages[request.split()[1].decode("latin-1")]
             if isinstance(page, list):
