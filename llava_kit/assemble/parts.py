@@ -14,7 +14,6 @@ from ..core.connector import Connector
 from ..core.encoder import Encoder
 from ..core.language_model import LanguageModel
 from ..core.loss import TargetLoss
-from ..core.source import DataSource
 from ..core.splice import Splicer
 from ..core.template import ConversationTemplate
 from ..core.tiles import Grid
