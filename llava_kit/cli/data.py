@@ -13,6 +13,7 @@ ACTIONS = {
     "filter-captions": "choose captions by how often their noun phrases are said; pair them with instructions",
     "view": "look at samples on a local page, or write them into one file",
     "generate": "a text-only teacher writes training data from captions and boxes: conversations, descriptions, reasoning",
+    "stats": "what is in data, and how sources and mixtures differ: lengths, words, verbs and nouns, picture sizes",
 }
 """Action -> one line of help. The file of an action is `llava_kit/cli/data_<action>.py` (dashes become underscores)."""
 
