@@ -38,6 +38,7 @@ class Group:
     aspects   width / height, two digits
     tokens    positions of whole samples, pictures included; `taught` those that are learnt (where a recipe is given)
     words     of the answers, in lower case; verbs, nouns and pairs of the tagged rows alone
+    unread    pictures whose headers cannot be read; `unfit` samples that the recipe's stage could not use
     cut       how often rare words had to be forgotten to keep memory bounded
     """
 
@@ -45,6 +46,8 @@ class Group:
     pictures: int = 0
     clips: int = 0
     boxes: int = 0
+    unread: int = 0
+    unfit: int = 0
     turns: Counter[int] = field(default_factory=Counter)
     question_words: Counter[int] = field(default_factory=Counter)
     answer_words: Counter[int] = field(default_factory=Counter)
@@ -165,7 +168,11 @@ def compare(
                 show(done, total)
         if mixture.bad:
             told = ", ".join(f"{reason} {number:,}" for reason, number in mixture.bad.most_common(8))
-            notes.append(f"{one.name}: {mixture.bad.total():,} of {one.count:,} rows could not be used ({told})")
+            notes.append(f"{one.name}: {mixture.bad.total():,} of {one.count:,} rows could not be read ({told})")
+        if mixture.all.unread:
+            notes.append(f"{one.name}: {mixture.all.unread:,} of {mixture.all.pictures:,} pictures could not be read")
+        if mixture.all.unfit:
+            notes.append(f"{one.name}: {mixture.all.unfit:,} of {mixture.all.samples:,} samples cannot be used by the recipe")
         mixtures.append(mixture)
     if tag_rows:
         rows = ", ".join(f"{mixture.name} {mixture.all.tagged_rows:,}" for mixture in mixtures)
@@ -208,10 +215,10 @@ class _Counter:
                 part.bad[error.reason] += 1
                 continue
             name = str(sample.tags.get("ingredient") or source_of(sample))
-            self._count(sample, part.groups.setdefault(name, Group()), row in self.chosen, part.bad)
+            self._count(sample, part.groups.setdefault(name, Group()), row in self.chosen)
         return part
 
-    def _count(self, sample: Sample, group: Group, tag: bool, bad: Counter[str]) -> None:
+    def _count(self, sample: Sample, group: Group, tag: bool) -> None:
         facts = facts_of(sample, sizes=self.sizes)
         group.samples += 1
         group.pictures += facts.num_pictures
@@ -221,8 +228,8 @@ class _Counter:
         for width, height in facts.sizes:
             group.longest[max(width, height)] += 1
             group.aspects[round(width / height, 2)] += 1
-        if self.sizes and len(facts.sizes) < facts.num_pictures:
-            bad["picture that cannot be read"] += facts.num_pictures - len(facts.sizes)
+        if self.sizes:
+            group.unread += facts.num_pictures - len(facts.sizes)
         group.tagged_rows += tag
         for message in sample.conversation.messages:
             text = message.text
@@ -240,11 +247,9 @@ class _Counter:
                 group.nouns.update(found.nouns)
                 group.pairs.update(found.pairs)
         if self.training is not None:
-            mistakes: list[tuple[str, str]] = []
-            taught = self.training.look(sample, mistakes)
-            if taught is None:
-                bad.update({mistakes[-1][0] if mistakes else "no tokens": 1})
-            else:
+            taught = self.training.look(sample, [])
+            group.unfit += taught is None
+            if taught is not None:
                 group.tokens[taught.length] += 1
                 group.taught[taught.targets] += 1
 

@@ -7,11 +7,13 @@ Self-Instruct's plot (Wang et al. 2023, figure 3) without a parser.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 from ..errors import PluginError
@@ -20,33 +22,10 @@ from ..errors import PluginError
 TAGGED_LETTERS = 2000
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:[.,]\d+)*")
+_ENGLISH = json.loads((files("llava_kit.audit") / "english.json").read_text(encoding="utf-8"))
 # Words that say nothing about a picture; they count for the distance of two texts, and are not shown.
-STOP_WORDS = frozenset(
-    "a about after all also an and any are as at be been being both but by can could did do does each for from had has have he "
-    "her here him his how i if in into is it its it's just like may might more most my no not of on one or other our out over "
-    "she should so some such than that the their them then there there's these they this those through to too up was we were "
-    "what when where which while who will with would yes you your s t".split()
-)
-
-_BE = "be am is are was were been being 's 're 'm isn't aren't".split()
-_IRREGULAR = {
-    **dict.fromkeys(_BE, "be"),
-    **dict.fromkeys(("has", "had", "having", "'ve"), "have"),
-    **dict.fromkeys(("does", "did", "done", "doing"), "do"),
-}
-for _line in (
-    "ate eaten eat;became become;began begun begin;bent bend;blew blown blow;bought buy;broke broken break;brought bring;"
-    "built build;came come;caught catch;chose chosen choose;dealt deal;drank drunk drink;drew drawn draw;drove driven drive;"
-    "fed feed;fell fallen fall;felt feel;flew flown fly;fought fight;found find;froze frozen freeze;gave given give;"
-    "goes went gone go;got gotten get;grew grown grow;held hold;hid hidden hide;hung hang;kept keep;knew known know;laid lay;"
-    "led lead;left leave;lit light;lost lose;lying lie;made make;meant mean;met meet;paid pay;ran run;rode ridden ride;"
-    "rose risen rise;said say;sang sung sing;sat sit;saw seen see;sent send;shook shaken shake;shot shoot;shown show;"
-    "slept sleep;slid slide;sold sell;spent spend;spoke spoken speak;stood stand;stuck stick;swam swum swim;swept sweep;"
-    "swung swing;taught teach;threw thrown throw;told tell;took taken take;tore torn tear;thought think;tying tie;"
-    "understood understand;went go;woke woken wake;won win;wore worn wear;wound wind;wrote written write"
-).split(";"):
-    *_forms, _base = _line.split()
-    _IRREGULAR.update(dict.fromkeys(_forms, _base))
+STOP_WORDS = frozenset(_ENGLISH["stop_words"].split())
+_IRREGULAR = {form: verb for verb, forms in _ENGLISH["verbs"].items() for form in forms.split()}
 
 
 class Tagged(NamedTuple):
