@@ -47,21 +47,29 @@ class PictureFolder:
         if not wanted or any(os.path.exists(os.path.join(self.root, self.prefix, name)) for name in wanted):
             return
         place = os.path.join(self.root, self.prefix)
-        near = self._near(wanted[0], beside)
-        hint = f"they are in {near!r}: give image_root={near}" if near else "give image_root=FOLDER"
+        near = _near(wanted[0], beside)
+        hint = "give image_root=FOLDER" if near is None else f"they are in {near!r}: give {self._options_for(near)}"
         raise DataError(
             f"{beside}: its pictures are not in {place!r} (looked for {', '.join(map(repr, wanted))}); {hint}{_without()}"
         )
 
-    def _near(self, name: str, beside: str) -> str | None:
-        """A folder beside the file, above it, or in one of these, that has the picture."""
-        own = os.path.dirname(os.path.abspath(beside))
-        for base in (own, os.path.dirname(own)):
-            folders = [entry.path for entry in islice(_scan(base), _FOLDERS_NEAR) if entry.is_dir()]
-            for folder in (base, *folders, *(os.path.join(folder, self.prefix) for folder in folders if self.prefix)):
-                if os.path.isfile(os.path.join(folder, name)):
-                    return folder.removesuffix(self.prefix).rstrip("/") if self.prefix else folder
-        return None
+    def _options_for(self, folder: str) -> str:
+        """The options with which pictures are looked for in `folder`."""
+        if not self.prefix:
+            return f"image_root={folder}"
+        root, name = os.path.split(folder)
+        return f"image_root={root}" if name == self.prefix.strip("/") else f"image_root={folder} image_prefix="
+
+
+def _near(name: str, beside: str) -> str | None:
+    """A folder beside the file, above it, or in one of these, that has the picture."""
+    own = os.path.dirname(os.path.abspath(beside))
+    for base in (own, os.path.dirname(own)):
+        folders = (entry.path for entry in islice(_scan(base), _FOLDERS_NEAR) if entry.is_dir())
+        for folder in (base, *folders):
+            if os.path.isfile(os.path.join(folder, name)):
+                return folder
+    return None
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:

@@ -17,7 +17,7 @@ IMAGE_NAMES = (
     "image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "image_name", "file", "img", "image_file",
     "image_url", "img_url", "url", "key",
 )  # fmt: skip
-ID_NAMES = ("id", "image_id", "uid")
+ID_NAMES = ("id", "uid")
 _DELIMITERS = ("\t", ",", "|", ";")
 _PICTURE = re.compile(r"^(https?://\S+|\S.*\.(jpe?g|png|webp|gif|bmp|tiff?))$", re.IGNORECASE)
 

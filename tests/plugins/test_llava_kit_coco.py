@@ -217,6 +217,10 @@ def test_what_is_missing_or_mixed_up_is_told(tmp_path, pictures):
         coco(path=captions, image_root="/nowhere")
     with pytest.raises(DataError, match=rf"its pictures are not in .*give image_root={pictures}"):
         coco(path=captions)
+    with pytest.raises(DataError, match=rf"give image_root={tmp_path};"):
+        coco(path=captions, image_prefix="train2017")
+    with pytest.raises(DataError, match=rf"give image_root={pictures} image_prefix=;"):
+        coco(path=captions, image_prefix="val2017")
     assert coco(path=captions, without_pictures=True)[0].images
     (tmp_path / "llava.json").write_text("[]")
     with pytest.raises(DataError, match=r"captions: .*begins with '\['.*expected COCO's captions_\*.json"):

@@ -73,7 +73,7 @@ def test_lcs_558k_as_published(tmp_path):
     assert [sample.id for sample in source] == [row["id"] for row in LCS]
     assert source[1].images == (ImageFile("00453/004539071.jpg", "/pictures"),)
     assert said(source[1]) == ("\nSay it.", "a person 1")
-    both = [{**row, "caption": f"original {number}"} for number, row in enumerate(LCS)]
+    both: list[dict] = [{**row, "caption": f"original {number}"} for number, row in enumerate(LCS)]
     both[2]["image"] = None
     source = captions(write(tmp_path, "metadata.json", json.dumps(both)))
     assert said(source[0])[1] == "original 0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_the_box_in_the_text_is_where_the_colour_is(tmp_path, name, convention, 
         path, root = vg_files(tmp_path), tmp_path
     seen = set()
     for task in ("describe", "locate", "both"):
-        options = {"image_root": str(root), "boxes": convention, "wording": wording, "task": task}
+        options: dict[str, Any] = {"image_root": str(root), "boxes": convention, "wording": wording, "task": task}
         source = build("source", name, path=str(path), **options)
         assert len(source) == len(DRAWN)
         for index in range(len(DRAWN)):
@@ -190,7 +191,7 @@ def test_the_box_in_the_text_is_where_the_colour_is(tmp_path, name, convention, 
 
 def test_the_conventions_differ_where_the_picture_is_no_square(tmp_path):
     folder, _ = refcoco_files(tmp_path)
-    root = {"image_root": str(tmp_path / "train2014"), "task": "locate"}
+    root: dict[str, Any] = {"image_root": str(tmp_path / "train2014"), "task": "locate"}
     padded, own = (
         build("source", "refcoco", path=str(folder / "refs.json"), boxes=each, **root) for each in ("padded", "picture")
     )
@@ -203,7 +204,11 @@ def test_the_conventions_differ_where_the_picture_is_no_square(tmp_path):
 
 def test_a_picture_s_expressions_are_split_below_ten_turns(tmp_path):
     folder, refs = refcoco_files(tmp_path, DRAWN[:3], sentences=21)
-    options = {"path": str(folder / "refs(unc).p"), "image_root": str(tmp_path / "train2014"), "wording": "released"}
+    options: dict[str, Any] = {
+        "path": str(folder / "refs(unc).p"),
+        "image_root": str(tmp_path / "train2014"),
+        "wording": "released",
+    }
     source = build("source", "refcoco", **options)
     assert [len(turns(sample)) for sample in source] == [7] * 9
     assert len({sample.id for sample in source}) == 9
@@ -271,7 +276,7 @@ def test_regions_that_cannot_be_used_are_counted_or_told(tmp_path):
 def test_files_that_are_missing_or_mixed_up(tmp_path):
     folder, refs = refcoco_files(tmp_path)
     path = vg_files(tmp_path / "vg")
-    root = {"image_root": str(tmp_path / "train2014")}
+    root: dict[str, Any] = {"image_root": str(tmp_path / "train2014")}
 
     def told(pattern, name, **options):
         with pytest.raises(DataError, match=pattern):
