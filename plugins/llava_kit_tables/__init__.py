@@ -22,6 +22,9 @@ class Fields(Options):
     question: str | None = None
     answer: str | None = Field(default=None, description="a text, or a list of which the most frequent is taken")
     caption: str | None = None
+    caption_at: str | None = Field(
+        default=None, description="where in the caption's JSON it stands; gt_parse.text_sequence in SynthDoG's `ground_truth`"
+    )
     source: str | None = Field(default=None, description="the column that names the data set a row is from")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from llava_kit.core.annotations import CONVENTIONS, Annotations, Box
@@ -35,12 +35,15 @@ class RowReader:
     def __init__(self, options: _TableOptions, root: str, name: str):
         self.root, self.source = options.image_root or root, options.name or name
         self.move, self.instruction = options.picture_place == "first", options.instruction
+        self.caption_at = options.fields.caption_at.split(".") if options.fields.caption_at else []
 
     def sample(self, row: Mapping[str, Any], columns: Columns, number: int) -> Sample:
         """The sample of row `number`. Raises `SampleError` with its id for one that cannot be used."""
         identity = row.get(columns.id) if columns.id else None
         name = f"row {number}" if identity is None or isinstance(identity, bool) else str(identity)
         try:
+            if self.caption_at and columns.caption is not None:
+                row = {**row, columns.caption: _within(row.get(columns.caption), self.caption_at)}
             pictures = [picture for column in columns.images for picture in self._pictures(row.get(column))]
             turns = list(self._turns(row, columns))
             system = row.get("system") if isinstance(row.get("system"), str) else None
@@ -223,6 +226,19 @@ def _is_box(entry: Any) -> bool:
 def _tags(row: Mapping[str, Any]) -> dict[str, Any]:
     found = _from_json(row.get("tags"))
     return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _within(value: Any, keys: Sequence[str]) -> Any:
+    """What stands under these keys, one in the other, in JSON or in what was JSON."""
+    for key in keys:
+        value = _from_json(value)
+        if not isinstance(value, Mapping) or key not in value:
+            found = ", ".join(map(repr, value)) or "no key" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+            raise SampleError(
+                "bad_row", f"its caption has nothing at {'.'.join(keys)!r}; found {found} in the place of {key!r}"
+            )
+        value = value[key]
+    return value
 
 
 def _from_json(value: Any) -> Any:

@@ -348,3 +348,16 @@ def test_slots_point_at_every_picture_once(tmp_path):
     for number in range(3):
         parts = [part for message in source[number].conversation.messages for part in message.parts]
         assert [part.index for part in parts if isinstance(part, ImageSlot)] == [0]
+
+
+def test_a_caption_within_json(tmp_path):
+    """SynthDoG's pages: the text of the page stands in JSON within a column of text."""
+    truth = json.dumps({"gt_parse": {"text_sequence": "Dares Wins Vol. 5"}})
+    fields = {"caption": "ground_truth", "caption_at": "gt_parse.text_sequence"}
+    row = {"image": cell(), "ground_truth": truth}
+    sample = one(tmp_path, row, {"image": PICTURE}, fields=fields, instruction="Read it.")
+    assert said(sample) == [("user", "<0>\nRead it."), ("assistant", "Dares Wins Vol. 5")]
+    assert sample.annotations.captions == ("Dares Wins Vol. 5",)
+    for wrong, found in ((truth.replace("text_seq", "seq"), "'sequence'"), ("[]", "a list"), ("Dares", "a NoneType")):
+        with pytest.raises(SampleError, match=f"nothing at 'gt_parse.text_sequence'; found {found} in the place of"):
+            one(tmp_path, {**row, "ground_truth": wrong}, {"image": PICTURE}, fields=fields)
