@@ -94,7 +94,7 @@ def _refuse_other(name: str, target: str, before: Mapping[str, Any], identity: M
     changes = list(_changes(then["options"], now["options"]))
     if then["action"] != now["action"]:
         changes.append(f"it was made by {then['action']}")
-    if then["inputs"] != now["inputs"]:
+    if not changes and then["inputs"] != now["inputs"]:
         changes.append("what it was made of has changed")
     if changes:
         raise DataError(
