@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +402,87 @@ ALL = {
     make.__name__: make
     for make in (vqav2, okvqa, gqa, aokvqa, ocr_vqa, textvqa, textcaps, docvqa, chartqa, dvqa, ai2d, scienceqa)
 }
+
+
+def talks(path: Path, rows: list[tuple[str, str | None]]) -> Path:
+    """LLaVA's own form: (id, picture)."""
+    return write(
+        path,
+        [
+            {
+                "id": id,
+                **({"image": picture} if picture else {"model": ""}),
+                "conversations": [
+                    {"from": "human", "value": f"{'<image>' + chr(10) if picture else ''}What of {id}?"},
+                    {"from": "gpt", "value": f"It is {id}."},
+                ],
+            }
+            for id, picture in rows
+        ],
+    )
+
+
+def refcoco(folder: Path, expressions: int = 11) -> Path:
+    """Two pictures; the first has so many expressions of one thing, the second one."""
+    images = [
+        {"license": 1, "file_name": f"COCO_train2014_{id:012d}.jpg", "height": 40, "width": 60, "id": id}
+        for id in (98304, 131074)
+    ]
+    annotations = [
+        {
+            "area": 3.0,
+            "iscrowd": 0,
+            "image_id": image["id"],
+            "bbox": [6.0, 4.0, 30.0, 20.0],
+            "category_id": 1,
+            "id": 500 + number,
+        }
+        for number, image in enumerate(images)
+    ]
+    refs = []
+    for number, (image, count) in enumerate(zip(images, (expressions, 1))):
+        said = [{"tokens": ["thing"], "raw": f"Thing {one}", "sent_id": one, "sent": f"thing {one}"} for one in range(count)]
+        refs.append(
+            {
+                "sent_ids": list(range(count)),
+                "file_name": image["file_name"],
+                "ann_id": 500 + number,
+                "ref_id": number,
+                "image_id": image["id"],
+                "split": "train",
+                "sentences": said,
+                "category_id": 1,
+            }
+        )
+    sections = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    write(folder / "instances.json", {"info": {}, "licenses": [], **sections})
+    folder.joinpath("refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    return folder / "refs(unc).p"
+
+
+def visual_genome(folder: Path, regions: int = 13) -> Path:
+    """Two pictures, the first with so many regions, the second with two."""
+    place = {"width": 20, "height": 10, "y": 5, "x": 8}
+    rows = [
+        {
+            "regions": [
+                {"region_id": 100 * id + one, "phrase": f"a red thing {one}", "image_id": id, **place} for one in range(count)
+            ],
+            "id": id,
+        }
+        for id, count in ((1, regions), (2, 2))
+    ]
+    url = "https://cs.stanford.edu/people/rak248/{}/{}.jpg"
+    data = [
+        {"width": 60, "url": url.format(name, id), "height": 40, "image_id": id, "coco_id": None, "flickr_id": None}
+        for id, name in ((1, "VG_100K"), (2, "VG_100K_2"))
+    ]
+    write(folder / "image_data.json", data)
+    return write(folder / "region_descriptions.json", rows)
+
+
+def coco_captions(folder: Path) -> Path:
+    ids = (98304, 131074)
+    images = [{"license": 1, "file_name": f"COCO_train2014_{id:012d}.jpg", "height": 40, "width": 60, "id": id} for id in ids]
+    captions = [{"image_id": id, "id": 10 * id + one, "caption": f"A thing {one}."} for id in ids for one in range(5)]
+    return write(folder / "captions_train2014.json", {"info": {}, "images": images, "licenses": [], "annotations": captions})
