@@ -19,6 +19,9 @@ class Reason(NamedTuple):
 
 
 _ROWS = {
+    "bad_encoding": Reason("error", "the row is not UTF-8", "convert the file to UTF-8"),
+    "bad_number": Reason("error", "the row holds NaN or Infinity, which JSON lacks", "write null, or leave the key out"),
+    "source_failed": Reason("error", "its source has a fault of its own", "report it to the plugin's author"),
     "bad_row": Reason("error", "the row is not of the form that its format has", "mend the row by what its message says"),
     "bad_turns": Reason("error", "turns are not question, answer, question, answer", "merge, split or drop turns"),
     "answer_first": Reason("warning", "begins with an answer; it is left out", "put its question before it, or drop it"),
@@ -61,6 +64,8 @@ _TEXT = {
     "mentions_source": Reason("warning", "speaks of captions or boxes that it was made from", "drop the turns"),
 }
 _BOXES = {
+    "bad_annotation": Reason("error", "captions or boxes that are not of their form", "mend it by what its message says"),
+    "bad_box": Reason("error", "a box that its source cannot read", "mend it by what its message says"),
     "box_not_a_number": Reason("error", "a box has NaN or infinity in it", "take the box out, or convert again"),
     "box_outside": Reason("error", "a box lies outside of its picture", "check the sizes and the convention"),
     "box_empty": Reason("error", "a box has no area, or its corners are swapped", "left < right, top < bottom"),

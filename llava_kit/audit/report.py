@@ -51,6 +51,7 @@ class Report:
     kept      reason -> the first `KEPT` of them
     spread    what is counted in the samples -> value -> how often
     against   what it was compared with -> samples there
+    notes     what could not be looked at, and why
     """
 
     name: str
@@ -65,6 +66,7 @@ class Report:
     sources: Mapping[str, int]
     against: Mapping[str, int]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def number_of(self, severity: Severity) -> int:
         """Findings of that severity."""
@@ -89,8 +91,8 @@ class Report:
             "decoded": self.decoded,
             "errors": self.number_of("error"),
             "warnings": self.number_of("warning"),
-            "notes": self.number_of("note"),
             "against": dict(self.against),
+            "notes": list(self.notes),
             "findings": [
                 {
                     "reason": code,

@@ -131,7 +131,7 @@ class RowChecker:
         except MemoryError:
             raise
         except Exception as error:  # a row must not hide those after it, whatever its source does
-            return None, SampleError("bad_row", f"its source failed ({first_line(error)})")
+            return None, SampleError("source_failed", f"its source failed ({first_line(error)})")
 
     def _look(
         self, row: int, sample: Sample, refused: bool, lists: _Lists, spread: dict[str, Counter[int]]

@@ -111,13 +111,14 @@ def _letters(text: str, where: str, markers: re.Pattern[str], *, answer: bool) -
     """What is wrong with text, whoever says it."""
     if len(text) > MAX_LETTERS:
         yield "long_text", f"{where} has {len(text):,} letters"
-    told: set[str] = set()
+    told: dict[str, re.Match[str]] = {}
     for found in markers.finditer(text):
         kind = found.lastgroup
-        reason = "role_marker" if kind == "role" else "stop_string" if kind == "stop" and answer else "special_token"
-        if found.group() not in told:
-            told.add(found.group())
-            yield reason, f"{where} holds {found.group()!r}: {around(text, *found.span())}"
+        told.setdefault(
+            "role_marker" if kind == "role" else "stop_string" if kind == "stop" and answer else "special_token", found
+        )
+    for reason, found in told.items():
+        yield reason, f"{where} holds {found.group()!r}: {around(text, *found.span())}"
     if not text.isascii() or not text.isprintable():
         kinds: set[str] = set()
         for found in _ODD.finditer(text):

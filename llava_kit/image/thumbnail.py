@@ -91,11 +91,11 @@ def _decoded(image: Image.Image, data: bytes, side: int) -> Image.Image:
     """
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         if image.mode == "RGB":
-            if (pixels := decode_small(data, side)) is not None:
+            if (pixels := decode_small(data, 2 * side)) is not None:
                 return Image.fromarray(pixels)
             if (damage := damage_of(data, side)) is not None:
                 raise ValueError(damage)
-        image.draft(image.mode, (side, side))
+        image.draft(image.mode, (2 * side, 2 * side))
     image.load()
     return image
 
