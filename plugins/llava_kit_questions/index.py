@@ -99,7 +99,7 @@ def parsed_index(rows: Rows, form: Format, read: Callable[[int, Any], list[Pair]
 
 
 def _picture(rows: Rows, form: Format, number: int, row: Any) -> Any:
-    return key_of(rows, number) if form.keys[0] == "key" else row[form.keys[0]]
+    return key_of(rows, number) if form.keys[0] == "key" else str(row[form.keys[0]])
 
 
 def _all_rows(rows: Rows) -> Iterator[tuple[int, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from llava_kit.core.json_rows import JsonRows
-from llava_kit.errors import DataError
+from llava_kit.errors import DataError, SampleError
 
 from .files import row_texts
 from .formats import OCR_LINE
@@ -34,7 +34,13 @@ class OcrTokens:
             )
 
     def line(self, image_id: str) -> str:
-        """`Reference OCR token: ...`; empty for a picture in which nothing was read."""
-        tokens = self.rows[self._row_of[image_id]].get("ocr_tokens")
+        """`Reference OCR token: ...`; empty for a picture in which nothing was read. Raises SampleError."""
+        number = self._row_of.get(image_id)
+        if number is None:
+            raise SampleError("bad_row", f"there are no OCR tokens of a picture {image_id!r} in {self.path}")
+        try:
+            tokens = self.rows[number].get("ocr_tokens")
+        except DataError as error:
+            raise SampleError("bad_row", str(error)) from None
         words = [str(token) for token in tokens] if isinstance(tokens, list) else []
         return OCR_LINE + ", ".join(words) if words else ""

@@ -12,10 +12,10 @@ from llava_kit.core.conversation import Conversation, ImageFile, ImageSlot, Mess
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError, suggest
 
-from . import AnnotatedOptions, ChartQaOptions, ChoiceOptions, GqaOptions, OcrTokenOptions, QuestionOptions
+from . import Ai2dOptions, AnnotatedOptions, ChartQaOptions, ChoiceOptions, GqaOptions, OcrTokenOptions, QuestionOptions
 from .annotations import Annotations, annotations_path, subset_of
 from .files import JoinedRows, fingerprint_of, key_of, open_rows
-from .formats import FORMATS, LETTER, SHORT, Context, Format, Pair
+from .formats import CAPTION, FORMATS, LETTER, SHORT, Context, Format, Pair
 from .index import BAD, Index, Place, flat_index, parsed_index
 from .ocr import OcrTokens
 
@@ -89,6 +89,7 @@ class QuestionsSource(DataSource):
         files = [self.options.path]
         files += [self._annotations.path] if self._annotations is not None else []
         files += [self._ocr.path] if self._ocr is not None else []
+        files += [self.options.leave_out] if isinstance(self.options, Ai2dOptions) and self.options.leave_out else []
         files += [self.options.augmented] if isinstance(self.options, ChartQaOptions) and self.options.augmented else []
         chosen = self.options.model_dump_json(exclude={"path", "annotations", "ocr", "augmented", "image_root"})
         return ":".join([self.name, *map(fingerprint_of, files), chosen])
@@ -146,6 +147,8 @@ class QuestionsSource(DataSource):
             lines.append(line)
         if pair.question and with_prompt:
             lines.append(prompt)
+        if not pair.question and self._form.prompt != CAPTION:
+            raise SampleError("bad_row", f"question {pair.id!r} is empty")
         if not pair.answer:
             raise SampleError("empty_answer", f"question {pair.id or pair.question!r} has no answer")
         answer = pair.answer if pair.correct is None else _LETTERS[(pair.correct - turn) % count]

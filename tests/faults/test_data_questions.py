@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import re
 
 import publishers
@@ -206,3 +208,40 @@ def test_a_file_that_breaks_off(tmp_path):
     path.write_text(path.read_text()[:-400])
     with pytest.raises(DataError, match=r"breaks off.*expected the file that is published as train_balanced"):
         source("gqa", path)
+
+
+def leaves(value, path=()):
+    """Where the values of JSON stand."""
+    yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in entries:
+        yield from leaves(one, (*path, key))
+
+
+@pytest.mark.parametrize("name", publishers.ALL)
+def test_no_damage_raises_anything_else(tmp_path, name):
+    """A value of another kind in any place of any of the files: a good sample, or an error of ours that says which."""
+    publishers.rosetta(tmp_path)
+    path = publishers.ALL[name](tmp_path)
+    ocr = {"ocr": str(tmp_path / "TextVQA_Rosetta_OCR_v0.2_train.json")} if name in ("textvqa", "textcaps") else {}
+    chance = random.Random(0)
+    files, told = sorted(tmp_path.rglob("*.json")), []
+    for _ in range(25):
+        file = chance.choice(files)
+        text = file.read_text()
+        value = json.loads(text)
+        *above, last = chance.choice([place for place in leaves(value) if place])
+        holder = value
+        for key in above:
+            holder = holder[key]
+        holder[last] = chance.choice([None, "", "x", 7, -1, 0.5, True, [], {}, [[]], ["a", None], {"a": 1}, "\ud800", 10**30])
+        file.write_text(json.dumps(value))
+        try:
+            found = source(name, path, **ocr)
+            for number in range(len(found)):
+                with contextlib.suppress(SampleError):
+                    assert found[number].conversation.messages
+        except DataError as error:
+            told.append(str(error))
+        file.write_text(text)
+    assert all(str(tmp_path) in one for one in told)
