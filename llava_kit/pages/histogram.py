@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -35,9 +36,7 @@ class _Axis(NamedTuple):
         return LEFT + (self._scale(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def bin_of(self, value: float) -> int:
-        low, high = self._scale(self.edges[0]), self._scale(self.edges[-1])
-        share = (self._scale(value) - low) / (high - low)
-        return min(len(self.edges) - 2, int(share * (len(self.edges) - 1) + 1e-9))
+        return min(max(bisect_right(self.edges, value) - 1, 0), len(self.edges) - 2)
 
     def _scale(self, value: float) -> float:
         return math.log1p(value) if self.log else value
@@ -118,10 +117,13 @@ def _counted(values: Values) -> dict[float, int]:
 
 
 def _axis(low: float, high: float, log: bool, bins: int, whole: bool) -> _Axis:
+    if log and whole and high - low < bins:
+        return _Axis([low - 0.5 + number for number in range(int(high - low) + 2)], True)
     if log:
         assert low >= 0, "a logarithmic axis begins at 0"
         start, end = math.log1p(low), math.log1p(max(high, low + 1))
-        return _Axis([math.expm1(start + (end - start) * number / bins) for number in range(bins + 1)], True)
+        edges = [math.expm1(start + (end - start) * number / bins) for number in range(bins + 1)]
+        return _Axis(_whole_edges(edges) if whole else edges, True)
     if whole:
         # The same number of whole numbers in each bin; else every few bins would look taller than their neighbours.
         wide = math.ceil((high - low + 1) / bins)
@@ -130,6 +132,18 @@ def _axis(low: float, high: float, log: bool, bins: int, whole: bool) -> _Axis:
     if high == low:
         low, high = low - 0.5, high + 0.5
     return _Axis([low + (high - low) * number / bins for number in range(bins + 1)], False)
+
+
+def _whole_edges(edges: list[float]) -> list[float]:
+    """Edges between whole numbers, each bin at least one of them wide; else narrow bins would stand empty between others."""
+    found = [round(edges[0]) - 0.5]
+    for edge in edges[1:]:
+        if edge >= found[-1] + 1:
+            found.append(math.floor(edge) + 0.5)
+    last = round(edges[-1]) + 0.5
+    if len(found) > 1 and last - found[-1] < found[-1] - found[-2]:
+        found.pop()  # a narrow last bin would be a hair
+    return [*found, last]
 
 
 def _binned(counts: Mapping[float, int], axis: _Axis) -> list[int]:
@@ -167,7 +181,7 @@ def _x_ticks(axis: _Axis, x_label: str) -> list[str]:
     if axis.log:
         # 0 and powers of ten, with halves and fifths between where there are few.
         steps = [0.0, *(factor * 10.0**power for power in range(10) for factor in (1, 2, 5))]
-        places = [tick for tick in steps if low - 1e-9 <= tick <= high * (1 + 1e-9)]
+        places = [tick for tick in steps if low <= tick + 1e-9 and tick <= high * (1 + 1e-9)]
         if len(places) > 8:
             places = [tick for tick in places if tick == 0 or math.log10(tick).is_integer()]
     else:
@@ -207,7 +221,7 @@ def _outlines(drawn: Mapping[str, list[float]], heights: Mapping[str, list[int]]
 def _span(axis: _Axis, place: int) -> str:
     """What a bin holds, in words."""
     low, high = axis.edges[place], axis.edges[place + 1]
-    if not axis.log and low % 1 == 0.5:
+    if low % 1 == 0.5 and high % 1 == 0.5:
         first, last = math.ceil(low), math.floor(high)
         return f"{first}" if first == last else f"{first} to {last}"
     return f"{low:.4g} to {high:.4g}"

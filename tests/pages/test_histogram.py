@@ -105,3 +105,12 @@ def test_ranks_of_nothing_and_of_one():
 
 def test_numbers_beside_an_axis_are_short():
     assert [short(number) for number in (0, 0.5, 999, 1500, 20_000, 3e6)] == ["0", "0.5", "999", "1.5k", "20k", "3M"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (3, 14), (1, 2), (5, 40), (0, 5000), (7, 7)])
+def test_logarithmic_bins_of_whole_numbers_hold_one_or_more_of_them(low, high):
+    text = histogram({"words": range(low, high + 1)}, x_label="words", log=True)
+    assert sum(_counts(text)) == high + 1 - low
+    assert min(_counts(text)) >= 1
+    if high < 15:
+        assert _counts(text) == [1] * (high + 1 - low)
