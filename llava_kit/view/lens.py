@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.conversation import Clip, ClipFolder, Sample
 from ..core.tiles import Grid
 from ..data.cut import cut_of
-from ..errors import SampleError
+from ..errors import SampleError, first_line
 from ..image.geometry import TilingPlan
 
 if TYPE_CHECKING:
@@ -73,13 +73,11 @@ class Lens:
         """The sample token by token: `pieces` of [text, kind, left out]; counts are of what is kept."""
         if self.maker is None:
             return None
-        from ..data.look import look_at
-
         maker = self.maker
         look, told, rows, newlines = self._looks(sample)
         whole = look
         if look.dropped_turns or look.status == "too_long":
-            whole = look_at(told, maker.template, maker.tokenizer, picture_lengths=rows, max_length=None)
+            whole = self._look(told, rows, None)
             if whole.status != "ok" or whole.token_ids[: len(look.token_ids)] != look.token_ids:
                 whole = look  # a template that writes the kept turns otherwise: show what is trained on
         return {
@@ -99,7 +97,7 @@ class Lens:
     def _looks(self, sample: Sample) -> tuple[Look, Sample, list[int], list[int]]:
         """The look, the sample with its clips' times told, and for each picture its rows and how many are newlines."""
         from ..data.clips import tell_times
-        from ..data.look import look_at, refused
+        from ..data.look import refused
         from ..splice.layout import count_newlines, count_rows
 
         maker = self.maker
@@ -111,15 +109,25 @@ class Lens:
         rows = [count_rows(one.grid, maker.side) for one in shown]
         newlines = [count_newlines(one.grid, maker.side) for one in shown]
         told = tell_times(sample, shown)
-        look = look_at(
-            told,
-            maker.template,
-            maker.tokenizer,
-            picture_lengths=rows,
-            max_length=maker.max_length,
-            too_long=maker.too_long,
-        )
-        return look, told, rows, newlines
+        return self._look(told, rows, maker.max_length), told, rows, newlines
+
+    def _look(self, told: Sample, rows: list[int], max_length: int | None) -> Look:
+        """`look_at`; where template or tokenizer fall over (half of a surrogate pair as text), a page shows that as well."""
+        from ..data.look import look_at, refused
+
+        maker = self.maker
+        assert maker is not None
+        try:
+            return look_at(
+                told,
+                maker.template,
+                maker.tokenizer,
+                picture_lengths=rows,
+                max_length=max_length,
+                too_long=maker.too_long,
+            )
+        except Exception as error:
+            return refused(SampleError("not_tokenised", f"cannot be tokenised: {first_line(error)}"), told.id)
 
     def _pieces(self, look: Look, kept: int, rows: list[int]) -> list[list[Any]]:
         from ..data.look import readable

@@ -123,13 +123,19 @@ class Scan:
         self._thread.join(seconds)
         return self.finished
 
+    def _matches(self, number: int) -> bool:
+        try:
+            return self.query.matches(self.gallery, number)
+        except Exception:  # a source of somebody else may give anything: what cannot be asked is shown, not lost
+            return True
+
     def _run(self) -> None:
         for number in range(self.gallery.count):
             while time.monotonic() - self._asked > IDLE_SECONDS and not self._stop.is_set():
                 self._stop.wait(0.2)
             if self._stop.is_set():
                 return
-            if self.query.matches(self.gallery, number):
+            if self._matches(number):
                 self.matches.append(number)
             self.done = number + 1
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from ..errors import SampleError
+from ..core.conversation import Sample
 from ..pages.histogram import histogram
 from ..store.facts import facts_of
 from .boxes import count_boxes
@@ -59,10 +59,16 @@ class Spreads:
 
     def _count(self, number: int) -> None:
         try:
-            sample = self.gallery.sample(number)
-        except SampleError:
+            source, found = self._facts(self.gallery.sample(number))
+        except Exception:  # besides SampleError whatever a source of somebody else makes of a row
             self.unreadable += 1
             return
+        with self._lock:
+            self.sources[source] += 1
+            for name, value in found:
+                self._counts[name][value] += 1
+
+    def _facts(self, sample: Sample) -> tuple[str, list[tuple[str, float]]]:
         facts = facts_of(sample)
         found: list[tuple[str, float]] = [
             ("question", facts.question_words),
@@ -75,10 +81,7 @@ class Spreads:
             found += [("longest", max(width, height)), ("ratio", round(width / height, 2))]
         if counts := self.gallery.lens.counts(sample):
             found += [("positions", counts[0]), ("learnt", counts[1])]
-        with self._lock:
-            self.sources[facts.source] += 1
-            for name, value in found:
-                self._counts[name][value] += 1
+        return facts.source, found
 
     def told(self) -> dict[str, Any]:
         """The charts as SVG texts, the sources, and how many rows were counted."""

@@ -102,10 +102,13 @@ def _write(gallery: Gallery, file: IO[str], before: str, behind: str, limit: int
 def _blocks(gallery: Gallery, number: int) -> tuple[str, dict[str, Any]]:
     """The block of a sample, pictures included, and its line of the list with the text that is searched."""
     detail = gallery.detail(number)
-    for index, picture in enumerate(detail.get("pictures") or []):
-        if isinstance(picture, dict):
+    for index, picture in enumerate(detail["pictures"]):
+        if picture["problem"] is None:
             _embed(gallery, number, index, picture)
     row = gallery.row(number)
+    # Whether a picture is whole shows only when its pixels are read.
+    unread = next((picture["problem"] for picture in detail["pictures"] if picture["problem"]), None)
+    row["problem"] = detail["problem"] = detail["problem"] or unread
     try:
         row["text"] = text_of(gallery.sample(number))
     except SampleError:
