@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from itertools import islice
 
-from llava_kit.core.conversation import ImageFile, ImageRef, ImageUrl
+from llava_kit.core.conversation import ImageFile, ImageRef, ImageUrl, shown_url
 from llava_kit.errors import DataError, SampleError
 
 from . import _Pictures
@@ -38,7 +38,7 @@ class PictureFolder:
         if name.lower().startswith(("http://", "https://")):
             return ImageUrl(name)
         if "://" in name[:16]:
-            raise SampleError("url_not_allowed", f"picture {name[:40]!r}: is a URL; expected a path, or http(s)://")
+            raise SampleError("url_not_allowed", f"picture {shown_url(name)!r}: is a URL; expected a path, or http(s)://")
         return ImageFile(os.path.join(self.prefix, name), self.root)
 
     def look_for(self, names: Iterable[str], beside: str) -> None:

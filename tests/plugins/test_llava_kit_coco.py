@@ -367,3 +367,31 @@ def test_caps_boxes_that_cannot_be_used(tmp_path, changes, reason, told):
     with pytest.raises(SampleError, match=told) as caught:
         source[0]
     assert (caught.value.reason, caught.value.sample_id) == (reason, "a")
+
+
+def test_coco_and_caps_boxes_say_the_same(tmp_path):
+    """The picture world written in both forms: five captions and all boxes of a picture, to the last digit."""
+    shapes = build("source", "shapes", task="captions", size=4)
+    records = [{**shapes.record(index), "image": f"{index}.png"} for index in range(4)]
+    names = sorted({thing["category"] for record in records for thing in record["instances"]})
+    images = [
+        {"id": index, "file_name": record["image"], "width": record["width"], "height": record["height"]}
+        for index, record in enumerate(records)
+    ]
+    said = [{"image_id": index, "caption": text} for index, record in enumerate(records) for text in record["captions"]]
+    things = [
+        {"image_id": index, "bbox": thing["bbox"], "iscrowd": 0, "category_id": names.index(thing["category"])}
+        for index, record in enumerate(records)
+        for thing in record["instances"]
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    source = coco(
+        captions=write(tmp_path / "captions.json", {"images": images, "annotations": said}),
+        instances=write(tmp_path / "instances.json", {"images": images, "annotations": things, "categories": categories}),
+        task="annotations",
+        without_pictures=True,
+    )
+    rows = caps_boxes(tmp_path, records, without_pictures=True)
+    assert [sample.annotations for sample in source] == [sample.annotations for sample in rows]
+    assert [sample.images for sample in source] == [sample.images for sample in rows]
+    assert all(len(sample.annotations.captions) == 5 and sample.annotations.boxes for sample in source)

@@ -252,6 +252,7 @@ def test_at_most_ten_regions_by_the_seed(tmp_path):
         for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+    assert max(int(label.split()[-1]) for label in drawn[0]) > 20  # of all forty, not of the first
     assert len(turns(build("source", "visual_genome", path=str(path), max_regions=60)[1])) == 40
     assert list(pickle.loads(pickle.dumps(source))) == list(source)
 
