@@ -23,11 +23,13 @@ PICTURED, SIDE = 20, 320
 EXAMPLES = 5
 
 _OWN_STYLE = """
-.error { color: var(--bad, #b3261e); font-weight: 600 } .warning { color: var(--warn, #8a5a00); font-weight: 600 }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px }
+.error { color: var(--bad); font-weight: 600 } .warning { color: var(--s2); font-weight: 600 }
+td, td.examples { white-space: normal; text-align: left } table th { text-align: left }
 .charts, .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
-.pictures figure { margin: 0 } .pictures img { max-width: 100%; max-height: 15rem; display: block; background: #8882 }
+figure { margin: 0 } .pictures img { max-width: 100%; max-height: 15rem; display: block; background: #8882 }
 figcaption, td.examples { overflow-wrap: anywhere; font-size: .85rem } td.examples div { margin-bottom: .3rem }
-td { vertical-align: top } .number { text-align: right }
+td { vertical-align: top } td.number, th.number { text-align: right }
 """
 _CHARTS = (
     ("turns", "turns of a sample", False),
@@ -63,12 +65,13 @@ def write_page(path: str | os.PathLike[str], checked: Sequence[tuple[Report, Dat
 
 def _section(report: Report, source: DataSource) -> str:
     clean = report.samples - report.bad - report.doubtful
-    told = [
-        f"<h1>Check of {escape(report.name)}</h1>",
-        f"<p>{report.samples:,} samples and {report.pictures:,} pictures ({'decoded' if report.decoded else 'headers alone'}): "
-        f'<span class="error">{report.bad:,} with errors</span>, <span class="warning">{report.doubtful:,} with warnings</span>, '
-        f"{clean:,} clean.</p>",
-    ]
+    how = "decoded" if report.decoded else "headers alone"
+    counts = (
+        f"{report.samples:,} samples and {report.pictures:,} pictures ({how}): "
+        f'<span class="error">{report.bad:,} with errors</span>, '
+        f'<span class="warning">{report.doubtful:,} with warnings</span>, {clean:,} clean.'
+    )
+    told = [f"<h1>Check of {escape(report.name)}</h1>", f"<p>{counts}</p>"]
     told += [f"<p>Compared with {escape(split)} ({count:,} samples).</p>" for split, count in report.against.items()]
     told += [f'<p class="muted">{escape(note)}</p>' for note in report.notes]
     if report.counts:

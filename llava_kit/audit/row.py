@@ -118,6 +118,7 @@ class RowChecker:
                 for key, slot in self._look(row, sample, refused is not None, lists, spread):
                     told.setdefault(key, slot)
             for (reason, message), slot in told.items():
+                message = message.removeprefix(f"row {row}: ")  # as sources say it: the finding has the number
                 picture = None if slot is None or sample is None else sample.images[slot].name
                 findings.append(Finding(row, name, reason, message, picture, slot))
         return Looked(len(rows), findings, lists.arrays(), dict(spread), sources)

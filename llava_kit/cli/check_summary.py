@@ -65,7 +65,7 @@ def _found(report: Report, width: int) -> Iterator[str]:
         reason = REASONS.get(code)
         yield f"{finding.severity:<8} {code:<26}{report.counts[code]:>9,}"
         if reason is not None:
-            yield from _wrapped(f"{reason.means}: {reason.todo}", width, "         ")
+            yield from _wrapped(f"{reason.means} -> {reason.todo}", width, "         ")
         for example in report.kept[code][:EXAMPLES]:
             yield _cut(f"         row {example.row} {_printable(example.id)!r}: {_printable(example.message)}", width)
         if report.counts[code] > EXAMPLES:
@@ -114,7 +114,7 @@ def explain_lines(width: int) -> Iterator[str]:
         }[severity]
         for code, reason in REASONS.items():
             if reason.severity == severity:
-                yield from _wrapped(f"{code:<24} {reason.means}: {reason.todo}", width, "  ", " " * 27)
+                yield from _wrapped(f"{code:<24} {reason.means} -> {reason.todo}", width, "  ", " " * 27)
         yield ""
 
 
