@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..core.conversation import Clip, ClipFolder, ImageFile, ImageRef, ImageUrl, Sample
+from ..core.conversation import Clip, ClipFolder, ImageFile, ImageUrl, Sample
 from ..core.source import DataSource
 from ..data.workers import make_ahead
 from ..errors import DataError, SampleError, TrainingError
 from ..store.journal import Journal
-from .phrases import PhraseFinder
+from .phrases import PhraseFinder, clean
 
 Show = Callable[[int, int], None]
 # Rows in one piece of work: some seconds of a slow finder, so that a killed run loses little.
@@ -46,34 +47,43 @@ def find_phrases(
         begin = done + step * BATCH_ROWS
         return _batch(source, range(begin, min(begin + BATCH_ROWS, count)), finder, max_letters)
 
-    steps = -(-(count - done) // BATCH_ROWS)
+    for entry in in_order(make, -(-(count - done) // BATCH_ROWS), workers):
+        journal.append(entry)
+        show(entry["rows"][1], count)
+
+
+def in_order(make: Callable[[int], Any], steps: int, workers: int) -> Iterator[Any]:
+    """`make(0)`, `make(1)`, ... made by so many processes. Raises DataError where one died."""
     try:
-        for entry in make_ahead(make, 0, steps, workers) if workers > 1 else map(make, range(steps)):
-            journal.append(entry)
-            show(entry["rows"][1], count)
-    except TrainingError as error:  # a worker that died; its words are about training
+        yield from make_ahead(make, 0, steps, workers) if min(workers, steps) > 1 else map(make, range(steps))
+    except TrainingError as error:  # a worker that died; the rest of its words is about training
         raise DataError(
-            f"a process that looked for phrases ended ({str(error).partition('; ')[0]}); what was found is kept, the same "
-            "command goes on; fewer --workers take less memory"
+            f"{str(error).partition('; ')[0]}; the phrases that were found are kept, the same command goes on; fewer --workers "
+            "take less memory"
         ) from error
 
 
-def found(journal: Journal) -> Iterator[Found]:
-    """What the journal holds, row after row."""
-    for entry in journal.entries():
-        for told in entry["found"]:
-            yield Found(*told)
+def found(entry: Mapping[str, Any]) -> Iterator[Found]:
+    """What an entry of the journal holds, row after row."""
+    for told in entry["found"]:
+        yield Found(*told)
 
 
-def roots(journal: Journal) -> set[str]:
-    """The folders under which the source's picture files are; an empty name stands for pictures that are no files."""
-    return {root for entry in journal.entries() for root in entry["roots"]}
+def root_of(image: ImageFile) -> str:
+    """The folder under which a picture file is said to be; without one, that of the file."""
+    return os.path.dirname(os.path.abspath(image.path)) if image.root is None else _absolute(image.root)
 
 
-def place_of(image: ImageFile) -> tuple[str, str]:
-    """The folder under which a picture file is said to be (without one: that of the file), and its whole path."""
-    path = os.path.abspath(image.path if image.root is None else os.path.join(image.root, image.path))
-    return os.path.dirname(path) if image.root is None else os.path.abspath(image.root), path
+def path_of(image: ImageFile) -> str:
+    """The whole path of a picture file."""
+    return (
+        os.path.abspath(image.path) if image.root is None else os.path.normpath(os.path.join(_absolute(image.root), image.path))
+    )
+
+
+@lru_cache(maxsize=256)
+def _absolute(folder: str) -> str:
+    return os.path.abspath(folder)
 
 
 def captions_of(sample: Sample) -> list[str]:
@@ -99,10 +109,6 @@ def captions_of(sample: Sample) -> list[str]:
     )
 
 
-def _root_of(image: ImageRef) -> str:
-    return place_of(image)[0] if isinstance(image, ImageFile) else ""
-
-
 def _batch(source: DataSource, rows: range, finder: PhraseFinder, max_letters: int) -> dict[str, Any]:
     """One entry of the journal."""
     read: list[tuple[int, str, list[str]]] = []
@@ -112,8 +118,9 @@ def _batch(source: DataSource, rows: range, finder: PhraseFinder, max_letters: i
         try:
             sample = source[row]
             read.append((row, sample.id, _checked(sample, max_letters)))
-            if not isinstance(sample.images[0], ImageUrl):
-                under.add(_root_of(sample.images[0]))
+            image = sample.images[0]
+            if not isinstance(image, ImageUrl):
+                under.add(root_of(image) if isinstance(image, ImageFile) else "")
         except SampleError as error:
             bad.append(Found(row, error.sample_id or f"number {row}", [], error.reason, error.message))
     captions = [caption for _, _, several in read for caption in several]
@@ -140,4 +147,4 @@ def _asked(finder: PhraseFinder, captions: Sequence[str]) -> list[list[str]]:
     phrases = finder.phrases(captions) if captions else []
     if len(phrases) != len(captions):
         raise DataError(f"finder {finder.name!r}: gave phrases for {len(phrases)} of {len(captions)} captions; expected all")
-    return [[phrase for phrase in of_one if phrase] for of_one in phrases]
+    return [[printable for phrase in of_one if (printable := clean(phrase))] for of_one in phrases]

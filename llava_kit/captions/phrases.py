@@ -19,13 +19,13 @@ RULES = 1
 FINDERS = ("textblob", "spacy:<model>")
 
 _WORDS_BEFORE = """
-a an the this that these those my your his her its our their some any every each no another such all both either neither what
-which whose
+a an the this that these those my your his her its our their some any every each no another other such all both either neither
+what which whose
 """
 _WORDS_ALONE = """
 i me you he him she it we us they them one ones who whom whoever someone somebody something anyone anybody anything everyone
 everybody everything nobody nothing none myself yourself himself herself itself ourselves themselves mine yours hers ours theirs
-there here other others
+there here others
 """
 _BEFORE = frozenset(_WORDS_BEFORE.split())
 _PRONOUNS = _BEFORE | frozenset(_WORDS_ALONE.split())
@@ -63,7 +63,8 @@ def open_finder(name: str) -> PhraseFinder:
 
 def clean(caption: str) -> str:
     """The caption in one line, without what is no letter; finders are handed this."""
-    return " ".join(_UNPRINTABLE.sub(" ", caption).split())
+    plain = caption if caption.isprintable() else _UNPRINTABLE.sub(" ", caption)
+    return " ".join(plain.split())
 
 
 def normalise(words: Sequence[str]) -> str:

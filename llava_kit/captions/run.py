@@ -17,9 +17,10 @@ from ..errors import DataError
 from ..recipe.filter_captions import FilterCaptions
 from ..store.journal import Journal
 from .choose import Choice, Postings, choose
-from .find import Show, find_phrases, found
+from .find import Show, find_phrases
 from .page import render_page
 from .phrases import PhraseFinder, open_finder
+from .spool import Spool
 from .statistics import statistics_of
 from .write import REJECTED, RULE, UNFINISHED, Written, write_rows
 
@@ -62,7 +63,7 @@ def filter_captions(
     if not count:
         raise DataError("the source has no samples; expected pictures with captions")
     phraser = open_finder(options.finder) if finder is None else finder
-    folder = Path(options.to)
+    folder, workers = Path(options.to), options.workers or _cores()
     _check(folder)
     about = {
         "source": reader.fingerprint(),
@@ -72,34 +73,28 @@ def filter_captions(
     }
     with Journal(folder / JOURNAL, about) as journal:
         with progress("find phrases", "samples") as show:
-            letters, workers = options.max_letters, options.workers or _cores()
+            letters = options.max_letters
             find_phrases(reader, count, phraser, journal, max_letters=letters, workers=workers, show=show)
-        postings = _read(journal, count)
-        choice = choose(postings, least=options.least, most=options.most, seed=options.seed)
+        spool = _spool(journal, count)
+        choice = choose(spool.postings, least=options.least, most=options.most, seed=options.seed)
         if not len(choice.captions):
-            raise DataError(_nothing(options, postings, choice, phraser.name))
+            raise DataError(_nothing(options, spool.postings, choice, phraser.name))
         with progress("write captions", "captions") as show:
-            written = write_rows(reader, journal, choice, options, show)
-        told = statistics_of(options, phraser.name, postings, choice, written)
+            written = write_rows(reader, spool, choice, options, workers=workers, show=show)
+        told = statistics_of(options, phraser.name, spool.postings, choice, written)
         _tell(folder, options, about, told, written)
     return Filtered(folder, told)
 
 
-def _read(journal: Journal, count: int) -> Postings:
-    """The journal as numbers. Raises DataError where no sample has a caption."""
-    postings = Postings()
-    example = ""
-    for told in found(journal):
-        if told.reason:
-            example = example or f"{told.id}: {told.message}"
-        for phrases in told.phrases:
-            postings.add(told.row, phrases)
-    if not len(postings):
+def _spool(journal: Journal, count: int) -> Spool:
+    """What was found. Raises DataError where no sample has a caption."""
+    spool = Spool(journal.path)
+    if not len(spool.postings):
         raise DataError(
-            f"none of the {count} samples has a caption to choose (the first: {example}); expected a source whose samples have "
-            "captions, or a single answer that is one"
+            f"none of the {count} samples has a caption to choose (the first: {spool.example}); expected a source whose "
+            "samples have captions, or a single answer that is one"
         )
-    return postings
+    return spool
 
 
 def _nothing(options: FilterCaptions, postings: Postings, choice: Choice, finder: str) -> str:

@@ -46,7 +46,7 @@ def random_subset(phrase: str, numbers: list[int], most: int, seed: int) -> list
 captions = st.lists(st.lists(st.sampled_from([*WORDS, ""]), max_size=6), max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(captions, st.integers(1, 6), st.integers(0, 12), st.integers(0, 2**40))
 def test_it_chooses_what_a_direct_reading_chooses(captions, least, above, seed):
     most = least + above

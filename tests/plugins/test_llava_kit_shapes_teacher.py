@@ -98,7 +98,7 @@ def check_reasoning(scene: Scene, question: str, answer: str) -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("look", ["plain", "fine"])
 def test_all_that_it_says_is_true_of_pictures_that_it_never_saw(split, look):
-    source = ShapesSource(ShapesOptions(task="captions", split=split, detail=look, size=500, annotations=True))
+    source = ShapesSource(ShapesOptions(task="captions", split=split, detail=look, size=400, annotations=True))
     asked: Counter[str] = Counter()
     for index in range(len(source)):
         scene, annotations = source.scene(index), source[index].annotations
