@@ -89,6 +89,7 @@ def tagged(text: str) -> Tagged:
     text = text[:TAGGED_LETTERS].strip()
     for sentence in str(parse(text, tokenize=True, tags=True, chunks=False)).split("\n") if text else ():
         tokens = [(word.lower(), tag) for word, _, tag in (token.rpartition("/") for token in sentence.split(" ")) if word]
+        tokens = _with_verbs(tokens)
         sentences += 1
         nouns.update(
             singular(word) if tag == "NNS" else word for word, tag in tokens if tag.startswith("NN") and word.isalpha()
@@ -124,6 +125,16 @@ def _candidates(word: str, tag: str) -> list[str]:
     # After one vowel a single consonant was not doubled, so an e was dropped: riding is of ride, not of rid.
     short = stem[-1] not in "aeiouwxy" and stem[-2] in "aeiouy" and (len(stem) < 3 or stem[-3] not in "aeiou")
     return [stem + "e", stem] if short else [stem, stem + "e"]
+
+
+def _with_verbs(tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The tokens, what stands as a plural between a noun and an article made a verb: "a man rides a horse"."""
+    found = list(tokens)
+    for place in range(1, len(tokens) - 1):
+        before, (word, tag), after = tokens[place - 1][1], tokens[place], tokens[place + 1][1]
+        if tag == "NNS" and before in ("NN", "NNP") and after in ("DT", "PRP$") and word.endswith("s"):
+            found[place] = (word, "VBZ")
+    return found
 
 
 def _main_verb(tokens: list[tuple[str, str]]) -> int | None:
