@@ -101,11 +101,13 @@ def look_through(
     """The samples of which something is known, those of which nothing is, and how many of the first have no boxes."""
     usable, skipped, without_boxes = [], [], 0
     for index in range(count):
+        name = f"number {index}"
         try:
             sample = source[index]
+            name = sample.id
             _check_sample(sample)
         except SampleError as error:
-            skipped.append(Skipped(error.sample_id or f"number {index}", error.reason, error.message))
+            skipped.append(Skipped(error.sample_id or name, error.reason, error.message))
         else:
             usable.append(index)
             without_boxes += not sample.annotations.boxes
