@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.conversation import Clip, ClipFolder, ImageSlot, Message, Picture, Sample
 from ..core.tiles import ClipGrid, TileGrid
 from ..errors import SampleError
 from ..image.reader import open_clip, picture_size
-from ..image.tiling import Tiler
+
+if TYPE_CHECKING:
+    from ..image.tiling import Tiler
 
 
 class Shown(NamedTuple):
