@@ -92,6 +92,7 @@ def test_killed_at_random_instants_the_result_is_the_same_to_the_byte(tmp_path, 
         receiver, sender = os.pipe()
         child = os.fork()
         if not child:
+            signal.alarm(60)  # whatever happens, it does not outlive the tests
             with suppress(BaseException):
                 show = partial(tell, sender)
                 convert(source, 400, destination, Settings(form), workers=2, show=show)

@@ -8,15 +8,13 @@ import sys
 from io import BytesIO
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from llava_kit.assemble.parts import build
-from llava_kit.core.conversation import ClipFolder, ImageBytes, ImageFile, ImageSlot
-from llava_kit.core.json_rows import fingerprint, index_rows
+from llava_kit.core.conversation import ClipFolder, ImageBytes, ImageFile, ImageSlot, ImageUrl
 from llava_kit.errors import DataError, SampleError
-from llava_kit.image.reader import picture_size
+from llava_kit.image.reader import picture_size, read_picture
+from llava_kit_llava_data import recognise_llava_json
 
 ROWS = [
     {
@@ -80,33 +78,6 @@ def test_rows_however_written(tmp_path, form):
     assert said(source[2])[0] == ("user", "Here <0> and <1>: same?")
     assert said(source[2])[3] == ("assistant", 'It is "so" \\ {[]} ü🙂')
     assert [image.name for image in source[2].images] == ["1.jpg", "2.jpg"]
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    rows=st.lists(
-        st.dictionaries(st.text(max_size=4), st.text(alphabet='\\"[]{}a,\n🙂é', max_size=12), max_size=3), max_size=6
-    ),
-    block=st.integers(1, 40),
-    indent=st.sampled_from([None, 1]),
-    ascii_=st.booleans(),
-)
-def test_index_of_any_json(tmp_path_factory, rows, block, indent, ascii_):
-    """Blocks that end anywhere, also within an escape or a letter of many bytes."""
-    path = tmp_path_factory.mktemp("index") / "rows.json"
-    data = json.dumps(rows, indent=indent, ensure_ascii=ascii_).encode()
-    path.write_bytes(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llava_kit.core.json_rows.BLOCK_BYTES", block)
-        index = index_rows(str(path))
-        lines = "".join(json.dumps(row, ensure_ascii=ascii_) + "\n" for row in rows)
-        found = [
-            json.loads(data[start : start + length]) for start, length in zip(index.starts.tolist(), index.lengths.tolist())
-        ]
-        assert found == rows
-        if rows:
-            path.write_bytes(lines.encode())
-            assert len(index_rows(str(path))) == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -292,14 +263,6 @@ def test_source_travels_to_workers(tmp_path):
     assert pickle.loads(pickle.dumps(source))[2].id == "c"
 
 
-def test_fingerprint_sees_a_change(tmp_path):
-    path = write(tmp_path / "rows.json", WRITTEN["array"])
-    before = fingerprint(str(path))
-    assert fingerprint(str(path)) == before
-    write(path, WRITTEN["array"].replace("cat", "dog"))
-    assert fingerprint(str(path)) != before
-
-
 MEASURE = """
 import sys
 from llava_kit_llava_data import LlavaJsonOptions
@@ -362,3 +325,186 @@ def test_a_video_among_the_parts_of_a_turn(tmp_path):
     sample = one_row(tmp_path, {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A."}]})
     assert sample.images == (ClipFolder("cat", str(tmp_path), 1.0),)
     assert sample.conversation.messages[0].parts == (ImageSlot(0), "What?")
+
+
+def test_an_address_is_a_reference_that_no_reader_fetches(tmp_path):
+    row = {"id": "x", "image": "https://me:key@example.org/a/1.jpg?sig=key#key", "conversations": TALK}
+    (image,) = one_row(tmp_path, row).images
+    assert isinstance(image, ImageUrl)
+    assert image.name == "https://example.org/a/1.jpg?..."
+    with pytest.raises(SampleError, match="nothing is fetched") as caught:
+        read_picture(image)
+    assert (caught.value.reason, "key" in str(caught.value)) == ("url_not_allowed", False)
+
+
+SHAREGPT = [
+    {"from": "system", "value": "You have tools."},
+    {"from": "human", "value": "What is the weather?"},
+    {"from": "function_call", "value": '{"name": "weather"}'},
+    {"from": "observation", "value": "Rain."},
+    {"from": "gpt", "value": "It rains."},
+]
+
+
+def test_sharegpt_with_tools(tmp_path):
+    sample = one_row(tmp_path, {"id": "x", "conversations": SHAREGPT, "tools": "[]"})
+    assert sample.conversation.system == "You have tools."
+    assert [role for role, _ in said(sample)] == ["user", "assistant", "user", "assistant"]
+    assert sample.tags == {"tools": True}
+
+
+def test_openai_tools(tmp_path):
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "Rain."},
+        {"role": "assistant", "content": "It rains."},
+    ]
+    sample = one_row(tmp_path, {"messages": messages})
+    assert sample.conversation.system == "Be brief."
+    assert said(sample)[1:3] == [("assistant", '{"name": "weather", "arguments": "{}"}'), ("user", "Rain.")]
+
+
+TALKS = {
+    "two answers": ["human", "gpt", "gpt", "human", "gpt"],
+    "no last answer": ["human", "gpt", "human"],
+    "two questions": ["human", "human", "gpt"],
+    "system within": ["human", "gpt", "system", "human", "gpt"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("two answers", 2), ("no last answer", 2), ("two questions", 0), ("system within", 2)]
+)
+def test_turns_out_of_order_are_kept_refused_or_cut(tmp_path, name, kept):
+    row = {"id": "x", "conversations": [{"from": role, "value": f"t{number}"} for number, role in enumerate(TALKS[name])]}
+    assert len(one_row(tmp_path, row).conversation.messages) == len(TALKS[name])
+    with pytest.raises(SampleError) as caught:
+        one_row(tmp_path, row, turns="refuse")
+    assert caught.value.reason == "bad_turns"
+    if not kept:
+        with pytest.raises(SampleError, match="turn 1 is by user; expected assistant"):
+            one_row(tmp_path, row, turns="cut")
+        return
+    sample = one_row(tmp_path, row, turns="cut")
+    assert said(sample) == [("user", "t0"), ("assistant", "t1")]
+    assert sample.tags == {"cut_turns": len(TALKS[name]) - kept}
+
+
+def test_pictures_of_turns_that_are_cut_go_with_them(tmp_path):
+    empty = [{"from": "human", "value": "<image> <image>?"}, {"from": "gpt", "value": " "}]
+    row = {"image": ["1.jpg", "2.jpg", "3.jpg"], "conversations": [*TALK, *empty]}
+    sample = one_row(tmp_path, row, turns="cut")
+    assert ([image.name for image in sample.images], len(sample.conversation.messages)) == (["1.jpg"], 2)
+    with pytest.raises(SampleError) as caught:
+        one_row(tmp_path, row, turns="refuse")
+    assert caught.value.reason == "empty_answer"
+    with pytest.raises(SampleError, match="turn 0 is not there"):
+        one_row(tmp_path, {"conversations": []}, turns="cut")
+    assert one_row(tmp_path, {"image": "1.jpg", "conversations": TALK}, turns="refuse").tags == {}
+
+
+def test_keys_that_are_null_are_not_there(tmp_path):
+    row = {"image": None, "images": ["1.jpg"], "conversations": None, "messages": TALK, "captions": None, "video": None}
+    assert len(one_row(tmp_path, row).images) == 1
+
+
+def test_objects_as_pictures(tmp_path):
+    buffer = BytesIO()
+    Image.new("RGB", (5, 3)).save(buffer, "PNG")
+    images = [{"bytes": base64.b64encode(buffer.getvalue()).decode(), "path": "x"}, {"path": "2.jpg", "bytes": None}]
+    sample = one_row(tmp_path, {"images": images, "conversations": [{"from": "human", "value": "<image><image>"}, TALK[1]]})
+    assert picture_size(sample.images[0]) == (5, 3)
+    assert sample.images[1] == ImageFile("2.jpg", str(tmp_path))
+
+
+BOX = {"label": "cat", "box": [0, 0.5, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (
+            {"boxes": [BOX, {"label": "dog", "box": [0, 0, 1, 1e999]}]},
+            r"box 1 \('dog'\) is \[0, 0, 1, inf\]; expected numbers that are",
+        ),
+        ({"boxes": [{"label": "dog", "box": [0, 0, 1]}]}, "expected .left, top, right, bottom"),
+        ({"boxes": [{"label": "dog", "box": [0, 0, 1, "1"]}]}, "expected .left, top, right, bottom"),
+        ({"boxes": [{"label": "dog", "box": [0, 0, 1, True]}]}, "expected .left, top, right, bottom"),
+        ({"boxes": [{"label": 3, "box": [0, 0, 1, 1]}]}, "has a int as its label"),
+        ({"boxes": [[0, 0, 1, 1]]}, "box 0 is a list; expected an object with label and box"),
+        ({"boxes": [{"name": "cat"}]}, "box 0 has the keys 'name'"),
+        ({"boxes": {"cat": [0, 0, 1, 1]}}, "its boxes are a dict"),
+        ({"captions": "A cat."}, "its captions are a str; expected a list"),
+        ({"captions": ["A cat.", None]}, "caption 1 is null"),
+        ({"box_convention": "pixels"}, "box_convention is 'pixels'; expected 'picture' or 'padded'"),
+    ],
+)
+def test_annotations_that_are_none(tmp_path, keys, told):
+    row = {"id": "x", "conversations": TALK[1:], **keys}
+    path = write(tmp_path / "rows.json", json.dumps([row]).replace("Infinity", "1e999"))
+    with pytest.raises(SampleError, match=told) as caught:
+        source_of(path)[0]
+    assert caught.value.reason == "bad_annotation"
+    assert "annotations=false" in caught.value.message
+    assert not source_of(path, annotations=False)[0].annotations
+
+
+def test_annotations(tmp_path):
+    row = {"conversations": TALK[1:], "captions": ["A."], "boxes": [BOX], "box_convention": "picture"}
+    found = one_row(tmp_path, row).annotations
+    assert (found.captions, found.text_boxes, tuple(found.boxes[0])) == (("A.",), "picture", ("cat", 0.0, 0.5, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have(tmp_path, name):
+    path = write(tmp_path / "rows.json", json.dumps([ROWS[0]])[:-2] + f', "image2": {name}}}]')
+    with pytest.raises(SampleError, match=f"row 0 holds {name}.*write null") as caught:
+        source_of(path)[0]
+    assert caught.value.reason == "bad_number"
+
+
+def test_other_encodings_are_named(tmp_path):
+    text = "".join(
+        json.dumps({"conversations": [{"from": "human", "value": word}, TALK[1]]}, ensure_ascii=False) + "\n" for word in "aé"
+    )
+    source = source_of(write(tmp_path / "rows.jsonl", text.encode("latin-1")))
+    assert said(source[0])[0] == ("user", "a")
+    with pytest.raises(SampleError, match=r"0xe9, in Windows-1252 .Latin-1. 'é'.*iconv -f WINDOWS-1252") as caught:
+        source[1]
+    assert caught.value.reason == "bad_encoding"
+
+
+def test_a_folder_stands_for_the_rows_in_it(tmp_path):
+    with pytest.raises(DataError, match=r"is a folder without data.json or data.jsonl"):
+        source_of(tmp_path)
+    write(tmp_path / "data.jsonl", WRITTEN["lines"])
+    assert source_of(tmp_path)[0].images == (ImageFile("x/1.jpg", str(tmp_path)),)
+    write(tmp_path / "dataset.json", json.dumps({"image_root": "../pictures"}))
+    assert source_of(tmp_path)[0].images == (ImageFile("x/1.jpg", str(tmp_path.parent / "pictures")),)
+    assert source_of(tmp_path, image_root="/else")[0].images == (ImageFile("x/1.jpg", "/else"),)
+    write(tmp_path / "dataset.json", "{")
+    with pytest.raises(DataError, match=r"dataset.json: cannot be read"):
+        source_of(tmp_path)
+
+
+def test_the_rate_of_a_row_s_clips(tmp_path):
+    row = {"video": "cat", "conversations": [{"from": "human", "value": "<video>"}, TALK[1]]}
+    assert one_row(tmp_path, {**row, "frames_per_second": 4}).images == (ClipFolder("cat", str(tmp_path), 4.0),)
+    with pytest.raises(SampleError, match="frames_per_second is '0'"):
+        one_row(tmp_path, {**row, "frames_per_second": 0})
+
+
+def test_what_is_recognised(tmp_path):
+    def recognised(text):
+        path = write(tmp_path / "file", text)
+        return recognise_llava_json(str(path), path.read_bytes()[:4096]) is not None
+
+    assert all(recognised(text) for text in WRITTEN.values())
+    assert recognised(json.dumps([{"system": "x" * 9000, "conversations": TALK}]))
+    assert not recognised('{"images": [], "annotations": []}')
+    assert not recognised("conversations")
+    assert not recognised("")
+    assert recognise_llava_json(str(tmp_path), b"") is None
