@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -93,6 +94,19 @@ def first_line(error: BaseException) -> str:
     """Another library's error in one line: its type and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+# Keys as services write them, what stands after Bearer or Basic, names and passwords in addresses, keys in their queries.
+_SECRETS = re.compile(
+    r"\b(?:sk|pk|rk|gsk|hf|key|xai|nvapi)[-_][A-Za-z0-9_*.\-]{6,}|(?<=\bbearer )[^\s,;'\"]{6,}|(?<=\bbasic )[A-Za-z0-9+/=]{6,}"
+    r"|(?<=://)[^/\s@]+@|(?<=[?&])(?:[a-z_\-]*key|token|secret|password|auth)=[^&\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+def hidden(text: str) -> str:
+    """The text without anything that looks like a key or a password."""
+    return _SECRETS.sub("[hidden]", text)
 
 
 def shorten(problems: Sequence[str], limit: int = 5) -> str:

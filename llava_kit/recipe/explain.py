@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from llava_kit.errors import nearest, suggest
+from llava_kit.errors import hidden, nearest, suggest
 
 from ..image.options import FOREIGN_KEYS
 from .reader import kind_of, shortened
@@ -132,6 +132,7 @@ def _message(fault: _Fault, node: Node | None) -> str:
         return MISSING
     value = error["input"] if node is None else node.value
     found = f"a {kind_of(value)}" if isinstance(value, dict | list) else "null" if value is None else _as_written(value)
+    found = "[hidden]" if _is_secret(fault.path) else hidden(found)
     if kind == "literal_error" and isinstance(value, str):
         choices = [choice.strip().strip("'") for choice in _choices(error).replace(" or ", ", ").split(", ")]
         return f"expected {_choices(error)}, found {found}; {suggest(value, choices)}"
@@ -147,6 +148,11 @@ def _message(fault: _Fault, node: Node | None) -> str:
     if kind in ("value_error", "assertion_error"):
         return f"{error['msg'].partition(', ')[2] or error['msg']} (found {found})"
     return f"{error['msg'][:1].lower()}{error['msg'][1:].replace('Input should', 'should')}, found {found}"
+
+
+def _is_secret(path: Path) -> bool:
+    """Whether a key may stand at this place, be it by mistake: `key_env` wants the name of a variable."""
+    return bool(path) and path[-1] in ("key_env", "api_key", "token", "password", "secret")
 
 
 def _as_written(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
@@ -14,16 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llava_kit.core.teacher import Teacher, TeacherAnswer, TeacherError, TeacherRequest
-from llava_kit.errors import LlavaKitError, PluginError
+from llava_kit.errors import LlavaKitError, PluginError, hidden
 
 from . import OpenAiTeacherOptions
 
 CHAT = "/chat/completions"
 OPENAI_HOST = "api.openai.com"
 _SAID = 200  # letters of a server's own words that are told on
-_SECRETS = re.compile(
-    r"\b(?:sk|pk|rk|key)-[A-Za-z0-9_*.\-]{6,}|\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=\-]{6,}|(?<=://)[^/\s@]+@", re.IGNORECASE
-)
 HIDDEN = "[hidden]"
 
 
@@ -105,7 +101,7 @@ class OpenAiTeacher(Teacher):
         """A server's words in one short line, without anything that looks like a key or a password."""
         if self._key:
             text = text.replace(self._key, HIDDEN)
-        text = _SECRETS.sub(HIDDEN, " ".join(text.split()))
+        text = hidden(" ".join(text.split()))
         text = "".join(letter for letter in text if letter.isprintable())
         return text if len(text) <= _SAID else f"{text[:_SAID]}..."
 
