@@ -209,14 +209,14 @@ def _show(looks: Iterator[_Look], tokenizer: Any) -> None:
 def _show_one(console: Console, looked: _Look, tokenizer: Any, marked: bool) -> None:
     from rich.text import Text
 
-    from ..data.look import readable
+    from ..data.look import pieces_of
 
     look = looked.look
     console.print(Text.assemble((look.id, "bold"), "  ", looked.note or f"{look.status}: {look.message}"), soft_wrap=True)
     line = Text()
     places = iter(looked.places)
     before = False
-    pieces = tokenizer.convert_ids_to_tokens([max(0, token) for token in look.token_ids])
+    pieces = pieces_of(tokenizer, look.token_ids)
     for number, (token, learnt, piece) in enumerate(zip(look.token_ids, look.trainable, pieces)):
         if marked and learnt != before:
             line.append("⟦" if learnt else "⟧")
@@ -225,7 +225,7 @@ def _show_one(console: Console, looked: _Look, tokenizer: Any, marked: bool) -> 
         if token < 0:
             line.append(next(places), style="cyan")
         else:
-            _append(line, readable(piece), learnt, number)
+            _append(line, piece, learnt, number)
         before = learnt
     if marked and before:
         line.append("⟧")

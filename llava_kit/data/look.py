@@ -70,8 +70,37 @@ def text_of(pieces: Sequence[Segment | ImageSlot]) -> str:
     return "".join(piece.text if isinstance(piece, Segment) else "<image>" for piece in pieces)
 
 
+def pieces_of(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
+    """Each token as one can read it; what stands at a negative id means nothing."""
+    pieces = tokenizer.convert_ids_to_tokens([max(0, token) for token in token_ids])
+    if b"ByteLevel" in tokenizer.backend_tokenizer.decoder.__getstate__():
+        pieces = [_from_bytes(piece or "") for piece in pieces]
+    return [readable(piece or "") for piece in pieces]
+
+
 def readable(piece: str) -> str:
     """A piece of the vocabulary with its spaces and line breaks as one can see them."""
     for written, shown in (("▁", "·"), ("Ġ", "·"), ("Ċ", "⏎"), ("<0x0A>", "⏎"), ("\n", "⏎"), (" ", "·")):
         piece = piece.replace(written, shown)
     return piece
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters for bytes: those that can be printed stand for themselves, the others for 256 and up."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_letters()
+
+
+def _from_bytes(piece: str) -> str:
+    """The letters that a piece's bytes are; bytes that are part of a letter as numbers."""
+    if not all(letter in _BYTES for letter in piece):
+        return piece  # a token that was added as text
+    found = bytes(_BYTES[letter] for letter in piece)
+    try:
+        return found.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"<{found.hex(' ')}>"

@@ -130,10 +130,10 @@ class Lens:
             return refused(SampleError("not_tokenised", f"cannot be tokenised: {first_line(error)}"), told.id)
 
     def _pieces(self, look: Look, kept: int, rows: list[int]) -> list[list[Any]]:
-        from ..data.look import readable
+        from ..data.look import pieces_of
 
         assert self.maker is not None
-        words = self.maker.tokenizer.convert_ids_to_tokens([max(0, token) for token in look.token_ids])
+        words = pieces_of(self.maker.tokenizer, look.token_ids)
         places = iter(look.slots)
         pieces: list[list[Any]] = []
         for number, (token, learnt, word) in enumerate(zip(look.token_ids, look.trainable, words)):
@@ -142,7 +142,7 @@ class Lens:
                 slot = next(places)
                 pieces.append([f"[picture {slot + 1}: {rows[slot]} rows]", PICTURE, left_out])
             else:
-                pieces.append([readable(word or ""), LEARNT if learnt else READ, left_out])
+                pieces.append([word, LEARNT if learnt else READ, left_out])
         return pieces
 
 
