@@ -106,7 +106,7 @@ def render_page(comparison: Comparison, title: str) -> str:
     }
     rings = [
         {"name": name, "what": what, "chart": Markup(ring_chart(pairs, label=f"verbs and nouns of {what} in {name}"))}
-        for name, group in list(groups.items())[:_RINGS]
+        for name, group in list(({mixture.name: mixture.all for mixture in comparison.mixtures} | groups).items())[:_RINGS]
         for what, pairs in (("questions", group.asked), ("answers", group.pairs))
         if pairs
     ]

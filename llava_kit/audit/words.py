@@ -21,7 +21,7 @@ from ..errors import PluginError
 # Letters of a text that are tagged: the first twenty sentences, and no more work for an answer that is a book.
 TAGGED_LETTERS = 2000
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:[.,]\d+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\d+(?:[.,]\d+)*")
 _ENGLISH = json.loads((files("llava_kit.audit") / "english.json").read_text(encoding="utf-8"))
 # Words that say nothing about a picture; they count for the distance of two texts, and are not shown.
 STOP_WORDS = frozenset(_ENGLISH["stop_words"].split())
@@ -39,7 +39,7 @@ class Tagged(NamedTuple):
 
 def words_of(text: str) -> Iterator[str]:
     """The words of a text in lower case; numbers are words."""
-    return (found.group().replace("’", "'") for found in _WORD.finditer(text.lower()))
+    return iter(_WORD.findall(text.lower().replace("’", "'")))
 
 
 def divergence(first: Mapping[str, int], second: Mapping[str, int]) -> float:

@@ -319,6 +319,18 @@ def test_a_folder_that_datasets_reads_itself_stays_offline(tmp_path, monkeypatch
         read_picture(source[0].images[0])
 
 
+def test_a_folder_of_pictures_with_a_list_of_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "d").mkdir()
+    for number in range(2):
+        (tmp_path / "d" / f"{number}.jpg").write_bytes(jpeg(number))
+    rows = [{"file_name": f"{number}.jpg", "text": f"cat {number}"} for number in range(2)]
+    (tmp_path / "d" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = build("source", "hf_dataset", path=str(tmp_path / "d"))
+    assert sorted(said(source[number])[1][1] for number in range(2)) == ["cat 0", "cat 1"]
+    assert read_picture(source[1].images[0]).size == (8, 6)
+
+
 # --- recognition ------------------------------------------------------------------------------------------------------
 
 
