@@ -2,8 +2,8 @@
 
 Columns: `id`; `images`, a list of {bytes, path} as Hugging Face's `datasets` has pictures; `conversations`, a list of
 {from, value} with the system text as its first turn; and as JSON text, or null, `captions`, `boxes`, `box_convention`, `tags`.
-A conversation that LLaVA's format cannot say exactly stands in `messages` (JSON text; each `{"type": "image"}` in it
-is the next of `images`), and its `conversations` are null.
+A conversation that LLaVA's format cannot say exactly stands in `messages` (JSON text, its pictures called by their `path`), and
+its `conversations` are null.
 """
 
 from __future__ import annotations
@@ -91,12 +91,6 @@ class ParquetSink(Sink):
         return b""
 
 
-def _unnamed(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its pictures known by their order alone."""
-    content = [part if part["type"] == "text" else {"type": "image"} for part in message["content"]]
-    return {"role": message["role"], "content": content}
-
-
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
     """The columns of a row, but its pictures. Raises `SampleError` for text that is no Unicode."""
     columns: dict[str, Any] = {name: json_text(row[name]) for name in _NOTES if name in row}
@@ -104,7 +98,7 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
     system = row.get("system")
     if "messages" in row:
         first = [] if system is None else [{"role": "system", "content": system}]
-        columns["messages"] = json_text([*first, *map(_unnamed, row["messages"])])
+        columns["messages"] = json_text([*first, *row["messages"]])
     else:
         first = [] if system is None else [{"from": "system", "value": system}]
         columns["conversations"] = [*first, *row["conversations"]]

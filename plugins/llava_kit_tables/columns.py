@@ -36,7 +36,7 @@ class Columns(NamedTuple):
     caption: str | None
     source: str | None
     beside: tuple[str, ...]
-    """Of `system`, `captions`, `boxes`, `box_convention`, `tags`, which `data convert` writes."""
+    """Of `system`, `messages`, `captions`, `boxes`, `box_convention`, `tags`, which `data convert` writes."""
 
     def used(self) -> list[str]:
         named = (self.id, *self.images, self.turns, self.question, self.answer, self.caption, self.source, *self.beside)
@@ -71,7 +71,7 @@ def choose_columns(kinds: Mapping[str, Kind], fields: Fields, where: str) -> Col
     identity = chosen.one("id", fields.id, _IDS, ("text", "number"))
     source = chosen.one("source", fields.source, ("source", "data_source"), ("text",))
     chosen.check()
-    beside = tuple(name for name in ("system", "captions", "boxes", "box_convention", "tags") if name in kinds)
+    beside = tuple(name for name in ("system", "messages", "captions", "boxes", "box_convention", "tags") if name in kinds)
     return Columns(identity, images, turns, question, answer, caption, source, beside)
 
 

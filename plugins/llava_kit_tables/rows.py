@@ -27,6 +27,8 @@ class _Turn(NamedTuple):
     role: Role
     content: list[str | None]
     """Text, and None for the next picture."""
+    placed: bool = False
+    """Its parts name pictures, as `data convert` writes what placeholders cannot say: text is text, nothing is moved."""
 
 
 class RowReader:
@@ -80,7 +82,9 @@ class RowReader:
 
     def _turns(self, row: Mapping[str, Any], columns: Columns) -> Iterator[_Turn]:
         if columns.turns is not None:
-            yield from _listed_turns(row.get(columns.turns))
+            turns = row.get(columns.turns)
+            # `data convert` puts there what `conversations` cannot say.
+            yield from _listed_turns(row.get("messages") if turns is None else turns)
             return
         if columns.question is not None and columns.answer is not None:
             question, answer = _said(row.get(columns.question)), _said(row.get(columns.answer))
@@ -119,7 +123,8 @@ def _listed_turns(entries: Any) -> Iterator[_Turn]:
         if isinstance(content, str):
             yield _Turn(ROLES[role], [content])
         elif isinstance(content, list):
-            yield _Turn(ROLES[role], [_part(part, number) for part in content])
+            placed = any(isinstance(part, Mapping) and isinstance(part.get("image"), str) for part in content)
+            yield _Turn(ROLES[role], [_part(part, number) for part in content], placed)
         else:
             found = "nothing" if content is None else f"a {type(content).__name__}"
             raise SampleError("bad_row", f"turn {number} says {found}; expected text, or a list of parts")
@@ -154,7 +159,8 @@ def _first(value: Any) -> str:
 
 def _seat(turns: list[_Turn], num_pictures: int, move: bool) -> tuple[Message, ...]:
     """Messages with the places of the pictures, in the order in which they are shown."""
-    cut = [_cut(turn) if num_pictures else turn for turn in turns]
+    placed = any(turn.placed for turn in turns)
+    cut = [_cut(turn) if num_pictures and not placed else turn for turn in turns]
     places = sum(part is None for turn in cut for part in turn.content)
     if not places and num_pictures:
         first = next((number for number, turn in enumerate(cut) if turn.role == "user"), None)
@@ -173,7 +179,7 @@ def _seat(turns: list[_Turn], num_pictures: int, move: bool) -> tuple[Message, .
     for turn in cut:
         parts = [ImageSlot(next(numbers)) if part is None else part for part in turn.content]
         shown = [part for part in parts if isinstance(part, ImageSlot)]
-        if move and len(shown) == 1:
+        if move and not placed and len(shown) == 1:
             text = "".join(part for part in parts if isinstance(part, str)).strip()
             parts = [shown[0], f"\n{text}" if text else ""]
         messages.append(Message(turn.role, tuple(part for part in parts if part != "")))

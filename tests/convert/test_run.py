@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ from llava_kit.assemble.recognise import recognise
 from llava_kit.convert.block import Settings
 from llava_kit.convert.forms import FORMS
 from llava_kit.convert.run import convert
+from llava_kit.core.annotations import Annotations, Box
 from llava_kit.core.conversation import Conversation, ImagePixels, ImageSlot, Message, Sample
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, LlavaKitError, SampleError
@@ -226,7 +228,7 @@ def white(size):
     return np.full((size[1], size[0], 3), 255, np.uint8)
 
 
-@pytest.mark.parametrize("form", ["llava", "messages"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "parts",
     [
@@ -238,7 +240,7 @@ def white(size):
         (ImageSlot(1), " or ", ImageSlot(0), "?"),
         ("Both: ", ImageSlot(0), ImageSlot(1)),
         (ImageSlot(0),),
-        ("Is <image> a tag, </s> too? \ud800",),
+        ("Is <image> a tag, </s> too?",),
     ],
 )
 def test_any_conversation_comes_back(tmp_path, parts, form):
@@ -247,7 +249,7 @@ def test_any_conversation_comes_back(tmp_path, parts, form):
     images = tuple(ImagePixels(lambda size=(2 + n, 3): white(size), (2 + n, 3)) for n in range(count))
     sample = Sample("s", Conversation(messages, "Be brief."), images)
     assert convert(One(sample), 1, tmp_path / "out", Settings(form)).samples == 1
-    again = source_of(tmp_path / "out")[0]
+    again = build_source(recognise(str(tmp_path / "out")))[0]
     shown = [part.index for part in parts if isinstance(part, ImageSlot)]
     expected = said(sample)
     for number, slot in enumerate(shown):  # pictures are numbered in the order in which they are shown
@@ -255,6 +257,45 @@ def test_any_conversation_comes_back(tmp_path, parts, form):
     assert said(again) == [(role, text.replace("\1", "\0")) for role, text in expected]
     assert again.conversation.system == "Be brief."
     assert [read_pixels(image).shape[1::-1] for image in again.images] == [(2 + slot, 3) for slot in shown]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_a_surrogate_pair(tmp_path, form):
+    text = "half \ud800"
+    sample = Sample("s", Conversation((Message("user", (text,)), Message("assistant", ("A.",)))))
+    done = convert(One(sample), 1, tmp_path / "out", Settings(form))
+    if form == "parquet":
+        assert dict(done.bad) == {"bad_text": 1}
+    else:
+        assert build_source(recognise(str(tmp_path / "out")))[0].conversation == sample.conversation
+
+
+def test_numbers_that_json_does_not_have(tmp_path):
+    notes = Annotations(boxes=(Box("cat", 0, 0, float("nan"), 1),))
+    sample = Sample("s", Conversation((Message("user", ("Q",)), Message("assistant", ("A.",)))), annotations=notes)
+    for form in FORMS:
+        assert dict(convert(One(sample), 1, tmp_path / form, Settings(form)).bad) == {"bad_number": 1}
+
+
+def test_parquet_has_row_groups_and_pictures_that_others_see(tmp_path, monkeypatch):
+    datasets, parquet = pytest.importorskip("datasets"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("llava_kit.convert.parquet_shard.GROUP", 10)
+    monkeypatch.setitem(FORMS, "parquet", FORMS["parquet"]._replace(block=50))
+    convert(source_of(write_rows(tmp_path, 60)), 60, tmp_path / "out", Settings("parquet"))
+    files = [parquet.ParquetFile(tmp_path / "out" / f"data-0000{number}.parquet") for number in range(2)]
+    assert [(file.metadata.num_rows, file.metadata.num_row_groups) for file in files] == [(40, 4), (8, 1)]
+    features = datasets.Features.from_arrow_schema(files[0].schema_arrow)
+    assert features["images"].feature == datasets.Image()
+    row = files[0].read().to_pylist()[0]
+    assert row["images"] == [{"bytes": (tmp_path / "pics" / "0.jpg").read_bytes(), "path": "000000000.0.jpg"}]
+    assert row["conversations"][0] == {"from": "human", "value": "<image>\nNo. 0?"}
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(LlavaKitError, match=r"pip install 'llava-kit\[data\]'"):
+        convert(build("source", "shapes", **SHAPES), 3, tmp_path / "out", Settings("parquet"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_of_a_sample_that_is_refused(tmp_path):
