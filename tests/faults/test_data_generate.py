@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+import openai  # noqa: F401 - the forked processes need not import it again
 import pytest
 
 from benchmarks.datagen import OUTPUTS, keys_in
