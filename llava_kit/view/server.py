@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -11,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from ..errors import DataError, LlavaKitError, SampleError, first_line
+from ..errors import LlavaKitError, SampleError, first_line
 from .gallery import Gallery
 from .page import live_page, part_of_page
 from .search import Scans, read_number, read_query
@@ -56,6 +57,7 @@ class ViewServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64  # a browser asks for six things at once, and people open tabs
     allow_reuse_address = sys.platform != "win32"  # there it would share a port with another program
 
     def __init__(self, gallery: Gallery, port: int = 0):
@@ -74,7 +76,8 @@ class ViewServer(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         # The library's own asks the name service who 127.0.0.1 is, which may take seconds and leaves the machine.
-        self.socket.setsockopt(*_REUSE) if self.allow_reuse_address else None
+        if self.allow_reuse_address:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = LOOPBACK, self.server_address[1]
@@ -86,15 +89,6 @@ class ViewServer(ThreadingHTTPServer):
         self.scans.stop()
         self.spreads.stop()
         super().server_close()
-
-
-def _reuse() -> tuple[int, int, int]:
-    import socket
-
-    return socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-
-
-_REUSE = _reuse()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -139,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         except SampleError as error:
             return _told(HTTPStatus.UNPROCESSABLE_ENTITY, error.message, error.reason)
-        except (LlavaKitError, DataError) as error:
+        except LlavaKitError as error:
             return _told(HTTPStatus.BAD_REQUEST, str(error))
         except Exception as error:
             return _told(HTTPStatus.INTERNAL_SERVER_ERROR, f"this is a bug in llava-kit or a plugin: {first_line(error)}")
