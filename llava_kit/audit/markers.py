@@ -77,7 +77,8 @@ class Markers:
 def markers_of(template: ConversationTemplate, tokenizer: Any) -> Markers:
     """A template's and a tokenizer's own, beside the usual ones."""
     stop = tuple(text for text in template.stop if text.strip())
-    found = {str(token) for token in getattr(tokenizer, "all_special_tokens", ()) if str(token).strip()}
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    found = {token.content for token in added if token.special and token.content.strip()}
     special = tuple(sorted({*_SPECIAL, *found} - set(stop)))
     roles = tuple(sorted({*_ROLES, *_roles(template)} - set(stop) - set(special)))
     return Markers(stop, special, roles)

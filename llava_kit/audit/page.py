@@ -107,9 +107,13 @@ def _table(report: Report) -> str:
 
 
 def _pictured(report: Report, source: DataSource) -> Iterator[str]:
-    """Figures of findings that have a picture which can be shown: of each reason one, then the next of each."""
+    """Figures of findings that have a picture which can be shown: of each reason one, then the next of each.
+
+    Reasons that are about pictures and boxes come first.
+    """
     shown = 0
-    queues = [list(report.kept[code]) for code in report.codes()]
+    about = [code for code in report.codes() if report.kept[code][0].slot is not None or "box" in code]
+    queues = [report.kept[code] for code in dict.fromkeys([*about, *report.codes()])]
     for place in range(max(map(len, queues), default=0)):
         for queue in queues:
             if shown < PICTURED and place < len(queue) and (image := _image(queue[place], source)) is not None:

@@ -148,10 +148,15 @@ def _misread(text: str) -> tuple[int, int] | None:
 
 def _loop(text: str) -> str | None:
     """What the last words of the text say again and again."""
-    words = text.split()[-TAIL_WORDS:]
-    # Half of the words are new in any prose; only the rest is worth the search.
-    if len(words) < TIMES_SHORT or len(set(words)) * 2 > len(words):
-        return None
+    words = text.split()
+    for tail in (words[-2 * TIMES_SHORT :], words[-TAIL_WORDS:]):
+        # Half of the words are new in any prose; only the rest is worth the search.
+        if len(tail) >= TIMES_SHORT and len(set(tail)) * 2 <= len(tail) and (found := _period(tail)) is not None:
+            return found
+    return None
+
+
+def _period(words: list[str]) -> str | None:
     for period in range(1, LONGEST_LOOP + 1):
         times = TIMES if period > 2 else TIMES_SHORT
         run = 0
