@@ -1,4 +1,4 @@
-"""Row D6: the concept-balanced filter on synthetic captions whose phrases are spread as those of a language (Zipf).
+"""The concept-balanced filter on synthetic captions whose phrases are spread as those of a language (Zipf).
 
 The phrase finder is left out (its captions come with their phrases) and measured alone. What is timed:
 - the rule: phrases counted, captions chosen;
@@ -132,7 +132,7 @@ def _memory() -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(__doc__, argv)
-    report = Report("D6", "captions a second: the concept-balanced filter")
+    report = Report("filter", "captions a second: the concept-balanced filter")
     measure_rule(report, CAPTIONS)
     measure_whole(report, WRITTEN)
     measure_finder(report)

@@ -93,12 +93,8 @@ def captions_of(sample: Sample) -> list[str]:
         SampleError: it has none, or not one picture.
     """
     if len(sample.images) != 1 or isinstance(sample.images[0], Clip | ClipFolder):
-        shown = (
-            "a clip"
-            if any(isinstance(image, Clip | ClipFolder) for image in sample.images)
-            else f"{len(sample.images)} pictures"
-        )
-        raise SampleError("no_picture", f"shows {shown}; expected one picture with captions", sample_id=sample.id)
+        shown = ", ".join(repr(image.name) for image in sample.images[:3]) or "nothing"
+        raise SampleError("no_picture", f"shows {shown[:200]}; expected one picture with captions", sample_id=sample.id)
     if sample.annotations.captions:
         return list(sample.annotations.captions)
     messages = sample.conversation.messages

@@ -22,7 +22,7 @@ from .page import render_page
 from .phrases import PhraseFinder, open_finder
 from .spool import Spool
 from .statistics import statistics_of
-from .write import REJECTED, RULE, UNFINISHED, Written, write_rows
+from .write import REJECTED, ROWS, RULE, UNFINISHED, disk_error, write_rows
 
 JOURNAL, STATISTICS, PAGE, MANIFEST = "phrases.jsonl", "statistics.json", "report.html", "dataset.json"
 
@@ -71,19 +71,36 @@ def filter_captions(
         "finder": phraser.name,
         "max_letters": options.max_letters,
     }
-    with Journal(folder / JOURNAL, about) as journal:
-        with progress("find phrases", "samples") as show:
-            letters = options.max_letters
-            find_phrases(reader, count, phraser, journal, max_letters=letters, workers=workers, show=show)
-        spool = _spool(journal, count)
-        choice = choose(spool.postings, least=options.least, most=options.most, seed=options.seed)
-        if not len(choice.captions):
-            raise DataError(_nothing(options, spool.postings, choice, phraser.name))
-        with progress("write captions", "captions") as show:
-            written = write_rows(reader, spool, choice, options, workers=workers, show=show)
-        told = statistics_of(options, phraser.name, spool.postings, choice, written)
-        _tell(folder, options, about, told, written)
+    try:
+        with Journal(folder / JOURNAL, about) as journal:
+            told = _filter(reader, count, options, phraser, journal, workers, progress)
+        _tell(folder, options, about, told)
+    except OSError as error:
+        raise disk_error(folder, error) from error
     return Filtered(folder, told)
+
+
+def _filter(
+    source: DataSource,
+    count: int,
+    options: FilterCaptions,
+    finder: PhraseFinder,
+    journal: Journal,
+    workers: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Finds, chooses and writes; gives the figures."""
+    with progress("find phrases", "samples") as show:
+        find_phrases(source, count, finder, journal, max_letters=options.max_letters, workers=workers, show=show)
+    spool = _spool(journal, count)
+    choice = choose(spool.postings, least=options.least, most=options.most, seed=options.seed)
+    if not len(choice.captions):
+        raise DataError(_nothing(options, spool.postings, choice, finder.name))
+    for name in (MANIFEST, ROWS):  # of an earlier rule: a run that is killed from here on leaves no mixture of the two
+        Path(options.to, name).unlink(missing_ok=True)
+    with progress("write captions", "captions") as show:
+        written = write_rows(source, spool, choice, options, workers=workers, show=show)
+    return statistics_of(options, finder.name, spool.postings, choice, written)
 
 
 def _spool(journal: Journal, count: int) -> Spool:
@@ -117,7 +134,7 @@ def _check(folder: Path) -> None:
         raise DataError(f"{folder}: cannot be made: {os.strerror(error.errno or 0)}") from error
 
 
-def _tell(folder: Path, options: FilterCaptions, about: dict[str, Any], told: dict[str, Any], written: Written) -> None:
+def _tell(folder: Path, options: FilterCaptions, about: dict[str, Any], told: dict[str, Any]) -> None:
     """Statistics, page and description; the description last, since with it the data are finished."""
     write_json(folder / STATISTICS, told)
     write_text(folder / PAGE, render_page(folder.name, told))
@@ -125,9 +142,9 @@ def _tell(folder: Path, options: FilterCaptions, about: dict[str, Any], told: di
         folder / MANIFEST,
         {
             "llava_kit_dataset": 1,
-            "image_root": written.image_root,
-            "samples": written.rows,
-            "pictures": written.pictures,
+            "image_root": told["image_root"],
+            "samples": told["rows_written"],
+            "pictures": told["pictures_written"],
             "clips": 0,
             "rejected": told["rejected"],
             "rejected_by_reason": told["rejected_by_reason"],

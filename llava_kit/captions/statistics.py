@@ -27,6 +27,7 @@ def statistics_of(options: FilterCaptions, finder: str, postings: Postings, choi
         "captions_chosen": len(choice.captions),
         "rows_written": written.rows,
         "pictures_written": written.pictures,
+        "image_root": written.image_root,
         "phrases": choice.num_phrases,
         "phrases_rare": choice.num_rare,
         "phrases_after": choice.num_phrases_after,

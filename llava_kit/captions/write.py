@@ -68,7 +68,8 @@ def write_rows(
     """Writes `data.json` and `rejected.jsonl` (both appear when they are whole) and what pictures there are to write.
 
     Raises:
-        DataError: the disk refused, or a worker died.
+        DataError: a worker died, or the disk refused it.
+        OSError: the disk refused.
     """
     folder = Path(options.to)
     namer = Namer(options, spool.roots)
@@ -78,27 +79,24 @@ def write_rows(
     unfinished = [folder / UNFINISHED / name for name in (ROWS, REJECTED)]
     # A lone surrogate has no bytes; the backslash makes an escape of it, which JSON reads as the same.
     how: Any = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace"}
-    try:
-        (folder / UNFINISHED).mkdir(exist_ok=True)
-        with open(unfinished[0], **how) as good, open(unfinished[1], **how) as bad:
-            good.write("[")
-            for made in in_order(RowMaker(source, spool, choice, options, namer), len(spool), workers):
-                for row in made.rows:
-                    good.write((",\n" if rows else "\n") + row)
-                    rows += 1
-                for entry in made.rejected:
-                    bad.write(json.dumps(entry._asdict(), ensure_ascii=False) + "\n")
-                    rejected[entry.reason] += 1
-                pictures += made.pictures
-                names = {**made.names, **names}
-                show(rows, len(choice.captions))
-            good.write("\n]\n")
-        os.replace(unfinished[0], folder / ROWS)
-        os.replace(unfinished[1], folder / REJECTED)
-        if not rejected:
-            (folder / REJECTED).unlink()
-    except OSError as error:
-        raise _disk_error(folder, error) from error
+    (folder / UNFINISHED).mkdir(exist_ok=True)
+    with open(unfinished[0], **how) as good, open(unfinished[1], **how) as bad:
+        good.write("[")
+        for made in in_order(RowMaker(source, spool, choice, options, namer), len(spool), workers):
+            for row in made.rows:
+                good.write((",\n" if rows else "\n") + row)
+                rows += 1
+            for entry in made.rejected:
+                bad.write(json.dumps(entry._asdict(), ensure_ascii=False) + "\n")
+                rejected[entry.reason] += 1
+            pictures += made.pictures
+            names = {**made.names, **names}
+            show(rows, len(choice.captions))
+        good.write("\n]\n")
+    os.replace(unfinished[0], folder / ROWS)
+    os.replace(unfinished[1], folder / REJECTED)
+    if not rejected:
+        (folder / REJECTED).unlink()
     return Written(rows, pictures, namer.image_root, dict(sorted(rejected.items())), names)
 
 
@@ -115,20 +113,21 @@ class RowMaker:
     def __call__(self, number: int) -> Made:
         made = Made([], [], 0, {})
         before = self.namer.written
-        row, sample, picture = -1, None, ""
+        row, identity, sample, picture = -1, "", None, ""
         for entry in self._chosen(number, made.names):
             if isinstance(entry, Found):
                 made.rejected.append(Rejected(entry.row, entry.id, entry.reason, entry.message))
                 continue
             try:
                 if entry.row != row:
-                    row, sample = entry.row, None
+                    row, identity, sample = entry.row, f"number {entry.row}", None
                     read = self.source[row]
+                    identity = read.id
                     picture, sample = self.namer.name(read.images[0]), read
             except SampleError as error:  # told once, however many of its captions were chosen
-                made.rejected.append(Rejected(row, error.sample_id or f"number {row}", error.reason, error.message))
+                made.rejected.append(Rejected(row, error.sample_id or identity, error.reason, error.message))
             except OSError as error:
-                raise _disk_error(Path(self.options.to), error) from error
+                raise disk_error(Path(self.options.to), error) from error
             if sample is not None:
                 made.rows.append(json.dumps(_row(sample, picture, entry, self.options), ensure_ascii=False))
         return made._replace(pictures=self.namer.written - before)
@@ -203,8 +202,9 @@ class Namer:
         return path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, self._root)
 
 
-def _disk_error(folder: Path, error: OSError) -> DataError:
+def disk_error(folder: Path, error: OSError) -> DataError:
+    """What is said when the disk refuses."""
     return DataError(
-        f"{folder}: the rows cannot be written: {os.strerror(error.errno or 0)}; the phrases that were found are kept, the "
+        f"{folder}: cannot be written: {os.strerror(error.errno or 0)}; the phrases that were found are kept, the "
         "same command goes on"
     )

@@ -179,6 +179,8 @@ def test_pictures_stay_where_they_are_under_the_folder_that_they_have_in_common(
     done = filter_captions(options(tmp_path / "copied", pictures="copy"), source, Splitter())
     assert done.statistics["rejected"] == 5  # each sample once, though two captions of it were chosen
     assert rows(tmp_path / "copied") == []
+    lines = (tmp_path / "copied" / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"row-{number}" for number in range(5)]
 
 
 def test_samples_without_a_caption_are_told_and_the_others_are_chosen(tmp_path):
@@ -262,3 +264,40 @@ def test_a_killed_worker_is_told_and_the_same_command_goes_on(tmp_path, monkeypa
     with pytest.raises(DataError, match=r"SIGKILL.*the same command goes on"):
         filter_captions(changed, Listed(*SKY), Killed())
     assert filter_captions(changed, Listed(*SKY), Splitter()).statistics["captions"] == 200
+
+
+@pytest.mark.parametrize("file", ["phrases.jsonl", "data.json", "report.html"])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path, monkeypatch, file):
+    import builtins
+    import errno
+
+    class Full:
+        """A file into which nothing fits."""
+
+        def __init__(self, real):
+            self.real = real
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.real.close()
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(path, *given, **named):
+        real = whole(path, *given, **named)
+        writes = any(letter in str(given[:1] or named.get("mode", "r")) for letter in "wa")
+        return Full(real) if writes and Path(path).name.startswith(file) else real
+
+    whole = builtins.open
+    monkeypatch.setattr(builtins, "open", opened)
+    with pytest.raises(DataError, match=r"No space left on device.*the same command goes on"):
+        filter_captions(options(tmp_path / "out"), Listed(*SKY), Splitter())
+    monkeypatch.setattr(builtins, "open", whole)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert filter_captions(options(tmp_path / "out"), Listed(*SKY), Splitter()).statistics["captions"] == 200
