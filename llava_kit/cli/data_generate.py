@@ -58,7 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{copy_prompts(arguments.copy_prompts)} files in {arguments.copy_prompts}: use them with --prompts")
         return 0
     ways = ["dry_run", "batch_write", "batch_read", "ray"]
-    given = [f"--{way.replace('_', '-')}" for way in ways if getattr(arguments, way) not in (None, False)]
+    given = [
+        f"--{way.replace('_', '-')}"
+        for way in ways
+        if getattr(arguments, way) is not None and getattr(arguments, way) is not False
+    ]
     if len(given) > 1:
         raise LlavaKitError(f"found {' and '.join(given)}; expected one of them")
     options, hooks = _options(arguments), _hooks()

@@ -11,12 +11,12 @@ from ..errors import suggest
 from .blocks import Block, NonNegativeFloat, Part
 
 # 58K conversations, 23K descriptions and 77K of reasoning: the shares of LLaVA-Instruct-158K (LLaVA, section 3).
-PAPER_SHARES: dict[str, float] = {"conversation": 58 / 158, "detail": 23 / 158, "reasoning": 77 / 158}
+PAPER_SHARES: dict[str, int | float] = {"conversation": 58 / 158, "detail": 23 / 158, "reasoning": 77 / 158}
 
 # Short enough for the picture world, whose answers are single words; a language model writes ten times as much.
 MIN_WORDS: dict[ResponseType, int] = {"conversation": 2, "detail": 10, "reasoning": 6}
 
-Amount = Annotated[float, Field(ge=0)]
+Amount = Annotated[int | float, Field(ge=0)]
 
 
 class Price(Block):
@@ -58,7 +58,7 @@ class Generate(Block):
     to: str = Field(min_length=1, description="the folder of this work; the same folder goes on where it stopped")
     types: dict[str, Amount] = Field(
         default_factory=lambda: dict(PAPER_SHARES),
-        description="how many answers of each type: whole numbers, or shares that sum to 1",
+        description="how many answers of each type: whole numbers; or shares with a point that sum to 1 (1.0: all of them)",
     )
     per_picture: PositiveInt = Field(default=1, description="with shares: answers for each picture")
     samples: PositiveInt | None = Field(default=None, description="only the first so many samples of the source")
@@ -80,19 +80,18 @@ class Generate(Block):
 
     @field_validator("types")
     @classmethod
-    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+    def _known(cls, value: dict[str, int | float]) -> dict[str, int | float]:
         for name in value:
             if name not in RESPONSE_TYPES:
                 raise ValueError(f"there is no type {name!r}; {suggest(name, RESPONSE_TYPES)}")
         total = sum(value.values())
         if not total:
             raise ValueError("expected at least one type with a share or a number above 0")
-        if not _are_shares(value):
-            return value
-        if max(value.values()) > 1:
-            raise ValueError("found shares and numbers mixed; expected shares that sum to 1, or whole numbers of answers")
-        if abs(total - 1) > 0.01:
-            raise ValueError(f"the shares sum to {total:g}; expected 1, or whole numbers of answers")
+        if _are_shares(value):
+            if any(amount > 1 for amount in value.values()):
+                raise ValueError("found shares and numbers mixed; expected shares that sum to 1, or whole numbers of answers")
+            if abs(total - 1) > 0.01:
+                raise ValueError(f"the shares sum to {total:g}; expected 1, or whole numbers of answers")
         return value
 
     @model_validator(mode="after")
@@ -122,6 +121,6 @@ class Generate(Block):
         return tuple(name for name in RESPONSE_TYPES if self.types.get(name))
 
 
-def _are_shares(types: dict[str, float]) -> bool:
-    """Whether the amounts are shares. `{conversation: 1}` alone is everything, not one answer."""
-    return sum(types.values()) <= 1 or any(amount != int(amount) for amount in types.values())
+def _are_shares(types: dict[str, int | float]) -> bool:
+    """Whether the amounts are shares: `1` is one answer, `1.0` is all of them."""
+    return any(isinstance(amount, float) for amount in types.values())
