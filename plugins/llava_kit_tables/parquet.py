@@ -22,6 +22,9 @@ from .rows import RowReader
 # A slice that is decoded at once; a photograph has some 100 KB, so that a slice holds some eighty rows of one.
 SLICE_BYTES = 8 * 2**20
 MAX_SLICE_ROWS = 4096
+# Values that are stored once and meant a million times are a bomb: so much a slice may take if all were as long as the longest
+# can be. (Lists of such values within one row are not bounded.)
+MAX_SLICE_BYTES = 256 * 2**20
 # Files that are open at a time; each has its footer in memory.
 MAX_OPEN = 16
 
@@ -86,11 +89,11 @@ class _RowGroups:
             start, batch = key[2], self._slices[key]
             if key[:2] == (file, group) and start <= row < start + batch.num_rows:
                 self._slices.move_to_end(key)
-                return batch.slice(row - start, 1).to_pylist()[0]
+                return _plain(batch, row - start)
         while True:
             start, batch = self._decode(file, group, row)
             if row < start + batch.num_rows:
-                return batch.slice(row - start, 1).to_pylist()[0]
+                return _plain(batch, row - start)
 
     def _decode(self, file: int, group: int, row: int) -> tuple[int, Any]:
         """The next slice of the row group, beginning again where `row` lies behind."""
@@ -110,12 +113,12 @@ class _RowGroups:
     def _batches(self, file: int, group: int) -> Iterator[Any]:
         opened = self._open(file)
         told = opened.metadata.row_group(group)
-        size = sum(
-            told.column(number).total_uncompressed_size
-            for number in range(told.num_columns)
-            if told.column(number).path_in_schema.partition(".")[0] in self.columns
-        )
-        rows = max(1, min(MAX_SLICE_ROWS, SLICE_BYTES * told.num_rows // max(size, 1)))
+        chunks = [told.column(number) for number in range(told.num_columns)]
+        used = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in self.columns]
+        size = sum(chunk.total_uncompressed_size for chunk in used)
+        repeated = sum(chunk.total_uncompressed_size for chunk in used if _may_repeat(chunk))
+        usual = SLICE_BYTES * told.num_rows // max(size, 1)
+        rows = max(1, min(MAX_SLICE_ROWS, usual, MAX_SLICE_BYTES // max(repeated, 1)))
         return opened.iter_batches(rows, row_groups=[group], columns=self.columns, use_threads=False)
 
     def _open(self, file: int) -> Any:
@@ -143,6 +146,18 @@ class _RowGroups:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+def _may_repeat(chunk: Any) -> bool:
+    """Whether values of any length are stored once and meant often."""
+    return chunk.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in encoding for encoding in chunk.encodings)
+
+
+def _plain(batch: Any, row: int) -> dict[str, Any]:
+    try:
+        return batch.slice(row, 1).to_pylist()[0]
+    except (ValueError, UnicodeError) as error:
+        raise _Undecodable(first_line(error)) from None
 
 
 def _survey(parquet: Any, files: Sequence[str], options: ParquetOptions) -> tuple[Columns, list[tuple[int, int, int]]]:

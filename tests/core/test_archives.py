@@ -270,12 +270,12 @@ def damaged(path):
 
 
 def gzip_bomb(path):
-    """300 MB of zeros after the header of a tar, in 300 KB."""
+    """60 MB of zeros after the header of a tar, in 60 KB (the check needs 16)."""
     info = tarfile.TarInfo("a")
-    info.size = 300 * 2**20
+    info.size = 60 * 2**20
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(info.tobuf())
-        for _ in range(300):
+        for _ in range(60):
             file.write(bytes(2**20))
     return str(path)
 
