@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from ..core.conversation import ImageSlot, Segment
-from ..errors import LlavaKitError
+from ..errors import LlavaKitError, SampleError
 from ..splice.build import IMAGE
 
 # Stand-ins for markers are built around a character of the last private-use plane, one that the text at hand does not hold.
@@ -44,6 +44,9 @@ class Encoded(NamedTuple):
     slots: tuple[int, ...]
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def encode(
     pieces: Sequence[Segment | ImageSlot],
     tokenizer: Any,
@@ -58,10 +61,20 @@ def encode(
 
     Raises:
         LlavaKitError: the tokenizer is not a fast one.
+        SampleError: the text holds half of a character (`lone_surrogate`), which no tokenizer takes.
     """
     whole = tokenisation == "whole"
     codec = _codec(tokenizer, whole)
-    ids, flags = codec.encode_whole(pieces) if whole else codec.encode_chunks(pieces)
+    try:
+        ids, flags = codec.encode_whole(pieces) if whole else codec.encode_chunks(pieces)
+    except TypeError:  # what the tokenizers library says to half of a character; looked for only then
+        half = next((found for piece in pieces if isinstance(piece, Segment) and (found := _HALF.search(piece.text))), None)
+        if half is None:
+            raise
+        raise SampleError(
+            "lone_surrogate",
+            f"its text holds half of a character ({half[0]!a}); decode the source again, as UTF-8 or UTF-16",
+        ) from None
     token_ids = np.array(ids, np.int64)
     trainable = np.frombuffer(flags, np.bool_)
     if learnt_everywhere:

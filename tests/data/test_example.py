@@ -184,3 +184,11 @@ def test_maker_travels_to_workers(make_maker):
     sample = Sample("s", talk("What?", "A cat.", pictures=1), (picture(),))
     again = pickle.loads(pickle.dumps(maker)).make(sample)
     assert again.seating.token_ids.tolist() == maker.make(sample).seating.token_ids.tolist()
+
+
+def test_half_of_a_character_is_a_sample_s_fault(make_maker):
+    """JSON can say it (`"\\ud800"`); tokenizers raise a TypeError that tells nobody which sample."""
+    sample = Sample("s", talk("What?", "A \ud800 cat."))
+    with pytest.raises(SampleError, match=r"half of a character \('\\ud800'\)") as caught:
+        make_maker().make(sample)
+    assert (caught.value.reason, caught.value.sample_id) == ("lone_surrogate", "s")
