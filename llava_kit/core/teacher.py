@@ -75,12 +75,15 @@ class Teacher(ABC):
     async def answer(self, request: TeacherRequest) -> TeacherAnswer:
         """The answer. Raises `TeacherError`; its text holds no key and no password."""
 
+    def ready(self) -> None:  # noqa: B027 - most always are
+        """Returns where it can be asked. Raises `LlavaKitError` where it cannot: a key that is missing."""
+
     def fingerprint(self) -> str:
         """All that its answers depend on beside a request: an answer is used again only where this is the same."""
         return self.name
 
     def batch_line(self, request: TeacherRequest) -> Mapping[str, Any]:
-        """The request as a line of a file of requests, `custom_id` being its key. Raises `LlavaKitError` where it takes none."""
+        """The request as a line of a file of requests, `custom_id` being its key. Raises `LlavaKitError`: it takes none."""
         raise LlavaKitError(f"the teacher {self.name!r} takes no files of requests; ask it directly")
 
     def batch_answer(self, line: Mapping[str, Any]) -> TeacherAnswer:

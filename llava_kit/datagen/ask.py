@@ -150,10 +150,11 @@ class Asker:
             return False
         self.asked.failures[request.key] = Failure(id, request.type, error.reason, str(error))
         self._failed_in_a_row += 1
-        if self._failed_in_a_row >= FAILURES_TO_STOP or (not self.asked.asked and error.transient):
+        if not self.asked.asked and error.transient:
+            self.stop("no_answers", f"no answer to {self.options.tries} tries: {error}")
+        elif self._failed_in_a_row >= FAILURES_TO_STOP:
             self.stop("no_answers", f"{self._failed_in_a_row} requests in a row were given up; the last: {error}")
-            return False
-        return True
+        return self.asked.stopped is None
 
     async def _ask(self, request: TeacherRequest) -> TeacherError | None:
         """Sends the request until it is answered, and keeps the answer; or gives the error for which it is given up."""

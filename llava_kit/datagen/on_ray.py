@@ -85,7 +85,7 @@ def generate_on_ray(options: Generate, *, workers: int | None = None, hooks: Hoo
         LlavaKitError: as `run.generate`.
     """
     ray = _ray()
-    with Work(options, hooks) as work:
+    with Work(options, hooks, asks=True) as work:
         asked = Asked()
         tasks = _unknown(work)
         if tasks:

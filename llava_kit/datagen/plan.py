@@ -207,5 +207,5 @@ def nothing_usable(skipped: list[Skipped]) -> DataError:
     example = f" ({skipped[0].id}: {skipped[0].message})" if skipped else ""
     return DataError(
         f"none of {len(skipped)} samples can be asked about: {told or 'the source is empty'}{example}; expected pictures with "
-        "captions, as the sources coco, caps_boxes and shapes give them"
+        "captions, as the sources coco, caps_boxes and shapes (with annotations: true) give them"
     )

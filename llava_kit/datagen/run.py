@@ -83,14 +83,20 @@ class Work:
         source: DataSource | None = None,
         teacher: Teacher | None = None,
         answers: str | os.PathLike[str] | None = None,
+        *,
         looking: bool = False,
+        asks: bool = False,
     ):
-        """`answers`: a journal elsewhere than in the folder of the options; `looking`: nothing is noted in the folder."""
+        """`answers`: a journal elsewhere than in the folder of the options; `looking`: nothing is noted in the folder; `asks`:
+        the teacher must be ready.
+        """
         self.options, self.hooks = options, hooks or Hooks()
         self.folder = Path(options.to)
         self.prompts: PromptSet = load_prompts(options.prompts, options.wanted)
         self.teacher: Teacher = build_part("teacher", options.teacher) if teacher is None else teacher
         self.source: DataSource = build_source(options.source) if source is None else source
+        if asks:
+            self.teacher.ready()
         self.asking = Asking(options, self.prompts, self.teacher.fingerprint())
         if answers is None:
             _check_folder(self.folder)
@@ -133,7 +139,7 @@ class Work:
         with suppress(FileNotFoundError, ValueError):
             then = json.loads(path.read_text(encoding="utf-8"))
             now = json.loads(json.dumps(now))
-            if then["source"] != now["source"]:
+            if then["source"] != now["source"] and len(self.answers):
                 raise DataError(
                     f"{self.folder}: was begun with the source {json.dumps(then['source'])}, and this is "
                     f"{json.dumps(now['source'])}; name another folder"
@@ -191,7 +197,7 @@ def generate(
         DataError: nothing can be asked about; a folder of something else; prompts with mistakes.
         LlavaKitError: the teacher cannot be asked at all (a key, an address); what was answered until then is kept.
     """
-    with Work(options, hooks, source, teacher) as work:
+    with Work(options, hooks, source, teacher, asks=True) as work:
         return finished(work, asyncio.run(_ask(work)))
 
 
@@ -207,6 +213,8 @@ def finished(work: Work, asked: Asked) -> Result:
 
 def kept(result: Result) -> str:
     """What a run that did not come to its end leaves behind."""
+    if not result.asked.asked:
+        return "nothing was answered; the same command begins again"
     return (
         f"{result.asked.asked} answers of this run are kept in {result.folder / ANSWERS}: the same command goes on from there"
     )

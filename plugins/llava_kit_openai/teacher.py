@@ -28,7 +28,7 @@ class OpenAiTeacher(Teacher):
 
     def __init__(self, options: OpenAiTeacherOptions):
         self.options = options
-        self._key = _key(options)
+        self._key: str | None = None
         host = urlsplit(options.base_url).hostname
         auto = "max_completion_tokens" if host == OPENAI_HOST else "max_tokens"
         self._length_key = auto if options.length_key == "auto" else options.length_key
@@ -37,6 +37,10 @@ class OpenAiTeacher(Teacher):
     @property
     def name(self) -> str:
         return self.options.model
+
+    def ready(self) -> None:
+        """Reads the key. Raises `LlavaKitError`: there is none, or it would be sent where anybody can read it."""
+        self._key = _key(self.options)
 
     def fingerprint(self) -> str:
         """The model with what its answers depend on; not the address, since servers move."""
@@ -107,6 +111,7 @@ class OpenAiTeacher(Teacher):
 
     def _connected(self, openai: Any) -> Any:
         if self._client is None:
+            self.ready()
             # No tries and no time limit of its own: the caller has both. A server that wants no key gets a word for one.
             self._client = openai.AsyncOpenAI(
                 base_url=self.options.base_url, api_key=self._key or "none", max_retries=0, timeout=None

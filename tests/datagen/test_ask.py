@@ -89,7 +89,7 @@ def test_a_key_that_is_not_accepted_ends_it_at_once(make_options, pictures, said
 
 def test_who_never_answers_is_not_asked_for_ever(make_options, pictures, said):
     teacher = said(lambda request: (_ for _ in ()).throw(trouble("connection")))
-    with pytest.raises(LlavaKitError, match="given up; the last: said connection") as error:
+    with pytest.raises(LlavaKitError, match="no answer to 2 tries: said connection") as error:
         generate(make_options(types={"detail": 40}, tries=2, concurrency=4), source=pictures(40), teacher=teacher)
     assert error.value.exit_code == 1
     assert len(teacher.asked) <= 8

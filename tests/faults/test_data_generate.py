@@ -105,13 +105,19 @@ def test_no_key(capsys, tmp_path, monkeypatch, trace):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_needs_no_key(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("STUB_KEY")
+    code, said = run(capsys, *SOURCE, tmp_path / "out", *teacher("https://api.openai.com/v1"), "--dry-run")
+    assert code == 0
+    assert "nothing was sent" in said
+
+
 @pytest.mark.parametrize("trace", [False, True])
 def test_a_key_that_is_wrong_and_comes_back_in_the_answer(capsys, tmp_path, trace):
     with Stub(delay=0, key="another") as stub:
         code, said = run(capsys, *SOURCE, tmp_path / "out", *teacher(stub.url), trace=trace)
     assert code == 2
     assert "the key in STUB_KEY is not accepted" in said
-    assert "the same command goes on from there" in said
 
 
 def test_a_key_in_the_recipe(capsys, tmp_path):
@@ -126,7 +132,8 @@ def test_nobody_listens(capsys, tmp_path):
         capsys, *SOURCE, tmp_path / "out", *teacher("http://127.0.0.1:9/v1"), "--set", "tries=2", "--set", "backoff=0.01"
     )
     assert code == 1
-    assert "no connection with http://127.0.0.1:9/v1" in said
+    assert "no answer to 2 tries: no connection with http://127.0.0.1:9/v1" in said
+    assert "nothing was answered; the same command begins again" in said
     assert "Traceback" not in said
 
 

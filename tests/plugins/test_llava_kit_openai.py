@@ -122,10 +122,10 @@ def test_no_credit_is_final(monkeypatch):
 def test_the_key_is_in_the_environment_or_the_endpoint_wants_none(monkeypatch):
     monkeypatch.delenv("STUB_KEY")
     with pytest.raises(LlavaKitError, match=r"variable STUB_KEY is not set.*key_env: null"):
-        teacher_of()
+        teacher_of().ready()
     monkeypatch.setenv("STUB_KEY", f"{KEY} {KEY}")
     with pytest.raises(LlavaKitError, match="holds spaces") as error:
-        teacher_of()
+        teacher_of().ready()
     assert KEY not in str(error.value)
     with Stub(delay=0, faults={}) as stub:
         assert ask(
@@ -135,11 +135,11 @@ def test_the_key_is_in_the_environment_or_the_endpoint_wants_none(monkeypatch):
 
 def test_a_key_goes_over_plain_http_to_this_machine_alone():
     with pytest.raises(LlavaKitError, match=r"would go to 10.0.0.5 over plain http.*allow_http: true") as error:
-        teacher_of("http://10.0.0.5:8000/v1")
+        teacher_of("http://10.0.0.5:8000/v1").ready()
     assert KEY not in str(error.value)
     for more in ({"allow_http": True}, {"key_env": None}):
-        assert teacher_of("http://10.0.0.5:8000/v1", **more).name == "m"
-    assert teacher_of("http://localhost:8000/v1").name == "m"
+        teacher_of("http://10.0.0.5:8000/v1", **more).ready()
+    teacher_of("http://localhost:8000/v1").ready()
 
 
 @pytest.mark.parametrize(
