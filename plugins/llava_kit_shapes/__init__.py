@@ -106,7 +106,7 @@ class ShapesQuestionsOptions(Options):
 class ShapesTeacherOptions(Options):
     """Rule-based teacher of the picture world: offline, and never wrong; told captions and boxes alone, as GPT-4 was."""
 
-    turns: PositiveInt = Field(default=7, description="conversation: at most so many questions about a picture")
+    turns: PositiveInt = Field(default=8, description="conversation: at most so many questions about a picture")
 
 
 def _check_heads(width: int, heads: int) -> None:

@@ -88,9 +88,14 @@ def describe(scene: Scene, rng: Rng) -> tuple[str, str]:
 
 
 def reason(scene: Scene, rng: Rng) -> tuple[str, str]:
-    """Return (question, answer that reasons step by step and ends in a conclusion). Sizes may be unknown (empty)."""
+    """Return (question, answer that reasons step by step and ends in a conclusion)."""
+    question, things, conclusion = conclude(scene, rng)
+    return question, f"I see: {', '.join(_words(t) for t in things)}. {conclusion}"
+
+
+def conclude(scene: Scene, rng: Rng) -> tuple[str, list[Thing], str]:
+    """Return (question, the things in the order in which they are looked at, conclusion). Sizes may be unknown (empty)."""
     things = _shuffled(scene, rng)
-    listed = ", ".join(_words(t) for t in things)
     if rng.random() < 0.5:
         thing = things[0]
         parts = [
@@ -102,11 +107,10 @@ def reason(scene: Scene, rng: Rng) -> tuple[str, str]:
         left = ", ".join(_words(t) for t in rest) or "nothing"
         form = "is" if len(rest) == 1 else "are"
         question = f"If every {name} is taken away, how many objects are left?"
-        answer = f"I see: {listed}. Without every {name}: {left}. So {NUMBERS[len(rest)]} {form} left."
-        return question, answer
+        return question, things, f"Without every {name}: {left}. So {NUMBERS[len(rest)]} {form} left."
     what, values = _pick(rng, (("colour", {t.colour for t in things}), ("shape", {t.shape for t in things})))
     question = f"Have all objects the same {what}?"
-    return question, f"I see: {listed}. So {'yes' if len(values) == 1 else 'no'}."
+    return question, things, f"So {'yes' if len(values) == 1 else 'no'}."
 
 
 def compare(first: Thing, second: Thing) -> list[tuple[str, bool]]:

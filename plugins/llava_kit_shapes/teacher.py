@@ -6,6 +6,7 @@ caption names every thing by colour and shape, no colour and no place comes twic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from zlib import crc32
@@ -16,7 +17,7 @@ from llava_kit.core.annotations import Annotations, Box
 from llava_kit.core.teacher import Teacher, TeacherAnswer, TeacherError, TeacherRequest
 
 from . import ShapesTeacherOptions
-from .language import Question, Rng, ask, ask_different, compare, objects, reason
+from .language import Question, Rng, ask, ask_different, compare, conclude, objects
 from .world import COLOURS, LOOKS, PLACES, SHAPES, SIZES, Scene, Thing, extent
 
 NAME = "shapes-teacher-1"
@@ -45,7 +46,7 @@ class ShapesTeacher(Teacher):
         if request.type == "detail":
             text = detail(told, rng)
         elif request.type == "reasoning":
-            text = _blocks([reason(told.scene, rng)])
+            text = _blocks([reasoning(told, rng)])
         else:
             asked = converse(told, self.options.turns, rng)
             text = _blocks([(question.text, question.answer) for question in asked])
@@ -95,26 +96,44 @@ def converse(told: Told, count: int, rng: Rng) -> list[Question]:
         scene = told.scene if type in ("count", "existence") else told.placed
         return ask(scene, type, rng) if scene.things else None
 
-    return ask_different(ask_one, count, rng)
+    # Of a picture with one thing many questions are the same; so more are drawn than are wanted.
+    return ask_different(ask_one, 4 * count, rng)[:count]
 
 
 def detail(told: Told, rng: Rng) -> str:
     """All things with all that is known of them, in random order, and how up to two pairs of them stand to each other."""
     things = [told.scene.things[number] for number in rng.permutation(len(told.scene.things))]
-    form = "is" if len(things) == 1 else "are"
     count = objects(len(things))
-    first = (f"There {form} {count}.", f"There {form} {count} in the picture.", f"I see {count}.")
-    sentences = [first[int(rng.integers(len(first)))]]
-    for thing in things:
-        where = f"In the {thing.place} is" if thing.place else "There is"
-        sentences.append(" ".join(word for word in (where, "a", thing.size, thing.colour, thing.shape) if word) + ".")
+    first = (_counted(things), f"There {_form(things)} {count}.", f"I see {count}.")
+    sentences = [first[int(rng.integers(len(first)))], *map(_sentence, things)]
     placed = [thing for thing in things if thing.place]
     for one, other in list(pairwise(placed))[: int(rng.integers(1, 3))]:
         relations = [relation for relation, holds in compare(one, other) if holds]
-        sentences.append(
-            f"The {one.colour} object is {relations[int(rng.integers(len(relations)))]} the {other.colour} object."
-        )
+        relation = relations[int(rng.integers(len(relations)))]
+        sentences.append(f"The {one.colour} object is {relation} the {other.colour} object.")
+    if len(things) == 1:
+        relation = ("left of", "right of", "above", "below")[int(rng.integers(4))]
+        sentences.append(f"I see nothing {relation} the {things[0].colour} object.")
     return " ".join(sentences)
+
+
+def reasoning(told: Told, rng: Rng) -> tuple[str, str]:
+    """A question that takes a step of thought, and its answer: what there is, thing by thing, and what follows."""
+    question, things, conclusion = conclude(told.scene, rng)
+    return question, " ".join([_counted(things), *map(_sentence, things), conclusion])
+
+
+def _counted(things: Sequence[Thing]) -> str:
+    return f"There {_form(things)} {objects(len(things))} in the picture."
+
+
+def _form(things: Sequence[Thing]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _sentence(thing: Thing) -> str:
+    where = f"In the {thing.place} is" if thing.place else "There is"
+    return " ".join(word for word in (where, "a", thing.size, thing.colour, thing.shape) if word) + "."
 
 
 def _blocks(turns: list[tuple[str, str]]) -> str:

@@ -75,6 +75,8 @@ def check_detail(scene: Scene, text: str) -> None:
             thing = one(scene, match[2])
             assert thing.place == match[1]
             named.append(thing)
+        elif re.fullmatch(r" I see nothing (left of|right of|above|below) the \w+ object\.", sentence):
+            assert len(scene.things) == 1
         else:
             match = re.fullmatch(r" The (.+) is (left of|right of|above|below) the (.+)\.", sentence)
             assert match, sentence
@@ -83,12 +85,17 @@ def check_detail(scene: Scene, text: str) -> None:
 
 
 def check_reasoning(scene: Scene, question: str, answer: str) -> None:
-    listed = re.findall(r"small \w+ \w+|large \w+ \w+", answer.partition(".")[0])
-    assert sorted(listed) == sorted(f"{t.size} {t.colour} {t.shape}" for t in scene.things)
+    told = re.findall(r"In the (\S+) is a (\w+ \w+ \w+)\.", answer)
+    assert sorted(told) == sorted((t.place, f"{t.size} {t.colour} {t.shape}") for t in scene.things)
+    assert answer.startswith(("There is one object in", f"There are {NUMBERS[len(scene.things)]} objects in"))
     if match := re.fullmatch(r"If every (.+) is taken away, how many objects are left\?", question):
         taken = meant(scene, match[1])
+        left = [thing for thing in scene.things if thing not in taken]
         assert taken
-        assert re.search(rf"So {NUMBERS[len(scene.things) - len(taken)]} (is|are) left\.$", answer)
+        listed = re.search(rf"Without every {match[1]}: ([^.]+)\. So {NUMBERS[len(left)]} (is|are) left\.$", answer)
+        assert listed, answer
+        names = [f"{t.size} {t.colour} {t.shape}" for t in left] or ["nothing"]
+        assert sorted(listed[1].split(", ")) == sorted(names)
     else:
         match = re.fullmatch(r"Have all objects the same (colour|shape)\?", question)
         assert match, question
@@ -103,14 +110,19 @@ def test_all_that_it_says_is_true_of_pictures_that_it_never_saw(split, look):
     for index in range(len(source)):
         scene, annotations = source.scene(index), source[index].annotations
         types = set()
-        for question, answer in blocks(tell(annotations, "conversation", index)):
+        turns = blocks(tell(annotations, "conversation", index))
+        assert len(turns) == len(dict(turns)) == 8  # no question comes twice
+        for question, answer in turns:
             type, right = truth(scene, question)
             assert answer == right, (scene, question, answer)
             types.add(type)
         asked.update(types)
-        check_detail(scene, tell(annotations, "detail", index))
+        description = tell(annotations, "detail", index)
+        check_detail(scene, description)
         ((question, answer),) = blocks(tell(annotations, "reasoning", index))
         check_reasoning(scene, question, answer)
+        # What `data generate` takes by default: 8 words of a conversation's answers, 15 of the others.
+        assert min(len(description.split()), len(answer.split())) >= 15
     # One thing alone leaves nothing to compare and little to ask: a fifth of the pictures.
     assert set(asked) == set(QUESTION_TYPES)
     assert min(asked.values()) > 0.7 * len(source), asked
