@@ -128,7 +128,7 @@ class Fetcher:
             raise _error("fetch_failed", url, f"the name {target.host!r} is not known") from None
         wrong = [address for address in found if not self.allowed(address)]
         if wrong or not found:
-            told = f"{target.host!r} is {wrong[0] if wrong else 'nowhere'}; pictures are fetched from public addresses only"
+            told = f"{target.host!r} leads to {wrong[0] if wrong else 'nowhere'}; pictures are fetched from public addresses only"
             raise _error("url_not_allowed", url, told)
         return found[0]
 
