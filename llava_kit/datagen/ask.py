@@ -185,7 +185,7 @@ class Asker:
     def _note(self, error: TeacherError) -> None:
         """Counts a trouble, and tells each kind once: who waits wants to know why."""
         known = self.asked.troubles
-        if error.transient and error.reason not in known:
+        if error.transient and error.reason not in known and self.asked.stopped is None:
             self.tell(f"{error.reason}: {error}; it is tried again")
         known[error.reason] = known.get(error.reason, 0) + 1
 
