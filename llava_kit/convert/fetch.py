@@ -128,8 +128,8 @@ class Fetcher:
             raise _error("fetch_failed", url, f"the name {target.host!r} is not known") from None
         wrong = [address for address in found if not self.allowed(address)]
         if wrong or not found:
-            told = f"{target.host!r} leads to {wrong[0] if wrong else 'nowhere'}; pictures are fetched from public addresses only"
-            raise _error("url_not_allowed", url, told)
+            leads = f"{target.host!r} leads to {wrong[0] if wrong else 'nowhere'}"
+            raise _error("url_not_allowed", url, f"{leads}; pictures are fetched from public addresses only")
         return found[0]
 
     def _check_status(self, response: http.client.HTTPResponse, url: str) -> None:
