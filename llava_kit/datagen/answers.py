@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from json import loads
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ..core.teacher import TeacherAnswer, TeacherRequest
@@ -13,6 +14,8 @@ from ..store.journal import Journal
 
 # Bytes of a prompt's text for each token where no endpoint counted: about four letters of English (OpenAI's rule of thumb).
 LETTERS_PER_TOKEN = 4.0
+# The end of the program loses nothing at all; the end of the machine's power at most the answers of so many seconds.
+SYNC_SECONDS = 5.0
 
 
 class Answers:
@@ -32,7 +35,7 @@ class Answers:
                 if line.endswith(b"\n"):
                     self._take(loads(line), place)
                 place += len(line)
-        self._end = place
+        self._end, self._synced = place, monotonic()
         self._reader = open(path, "rb")  # noqa: SIM115 - closed by `close`
 
     @property
@@ -75,6 +78,9 @@ class Answers:
         self._journal.append(entry)
         self._take(entry, self._end)
         self._end = os.path.getsize(self.path)
+        if monotonic() - self._synced > SYNC_SECONDS:
+            self._journal.sync()
+            self._synced = monotonic()
         return True
 
     @property

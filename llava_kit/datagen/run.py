@@ -116,6 +116,9 @@ class Work:
             usable, skipped, without_boxes = look_through(self.source, count, show)
         if not len(usable):
             raise nothing_usable(skipped)
+        if without_boxes and set(self.options.wanted) != {"conversation"}:
+            # Descriptions and reasoning can be written from captions alone, but know no places then.
+            self.hooks.tell(f"{without_boxes} of {len(usable)} pictures have no boxes: captions are all that is told of them")
         return make_plan(usable, self.options), skipped, without_boxes
 
     def adopt_workers(self) -> None:

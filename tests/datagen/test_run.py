@@ -202,3 +202,16 @@ def test_tokens_and_cost(make_options, pictures, said):
     assert uncounted.estimated == 6
     assert uncounted.cost is None
     assert uncounted.input_tokens == pytest.approx(result.input_tokens * 5 / 4, rel=0.01)
+
+
+def test_pictures_without_boxes_are_told(make_options, pictures, said):
+    from dataclasses import replace
+
+    class NoBoxes(pictures):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return replace(sample, annotations=replace(sample.annotations, boxes=()))
+
+    told = []
+    generate(make_options(types={"detail": 6}), source=NoBoxes(6), teacher=said(), hooks=Hooks(tell=told.append))
+    assert told == ["6 of 6 pictures have no boxes: captions are all that is told of them"]
