@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--teacher", metavar="YAML", help="who writes: shapes (default, offline), or '{type: openai, model: ...}'"
     )
-    what.add_argument("--types", metavar="TYPE=N,...", help="conversation=100,detail=20: numbers, or shares that sum to 1")
+    what.add_argument("--types", metavar="TYPE=N,...", help="conversation=100,detail=20; or shares with a point that sum to 1")
     what.add_argument("--prompts", metavar="FOLDER", help="prompts of your own; --copy-prompts writes some to begin with")
     what.add_argument("--limit", type=int, metavar="N", help="only the first so many samples")
     what.add_argument("--seed", type=int)

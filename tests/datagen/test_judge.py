@@ -6,7 +6,7 @@ from llava_kit.core.annotations import Annotations, Box
 from llava_kit.core.teacher import RESPONSE_TYPES, TeacherAnswer
 from llava_kit.datagen.judge import Judge, fingerprint
 from llava_kit.datagen.parse import Rejected, parse
-from llava_kit.datagen.prompt_set import BUILT_IN, load_prompts
+from llava_kit.datagen.prompt_set import BUILT_IN, PromptSet, load_prompts
 from llava_kit.recipe.generate import Judging
 
 TOLD = Annotations(("A grey cat sleeps on a mat.", "There is a cat on the floor."), (Box("cat", 0, 0, 1, 1),))
@@ -90,13 +90,9 @@ def test_our_own_examples_are_what_we_ask_for():
     for type in RESPONSE_TYPES:
         for told, text in prompts.types[type].examples:
             others = {name: prompt for name, prompt in prompts.types.items() if name != type}
-            judge = Judge(Judging(), type_of(prompts)(others, ()))
+            judge = Judge(Judging(), PromptSet(others, ()))
             captions = tuple(told.partition("\n\n")[0].splitlines())
             assert why(judge, text, type, Annotations(captions)) is None
-
-
-def type_of(value):
-    return type(value)
 
 
 def test_a_question_that_gives_the_picture_away(judge):
