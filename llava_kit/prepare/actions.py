@@ -11,10 +11,12 @@ from typing import Any
 
 from ..assemble.parts import build_source
 from ..audit.check import check
+from ..captions.run import filter_captions
 from ..convert.block import Settings
 from ..convert.run import convert
 from ..datagen.run import Hooks, generate
 from ..errors import DataError, LlavaKitError
+from ..recipe.filter_captions import FilterCaptions
 from ..recipe.generate import Generate
 from ..recipe.prepare import Check, Convert
 
@@ -68,7 +70,19 @@ def generate_step(block: Generate, say: Say, progress: Progress) -> str:
     return told + ("" if result.cost is None else f", cost {result.cost:.2f}")
 
 
-ACTIONS: Mapping[str, Action] = {"convert": convert_step, "check": check_step, "generate": generate_step}
+def filter_captions_step(block: FilterCaptions, say: Say, progress: Progress) -> str:
+    done = filter_captions(block, progress=progress)
+    numbers = done.statistics
+    told = f"{numbers['captions_chosen']:,} of {numbers['captions']:,} captions in {block.to}"
+    return told + (f", {done.rejected:,} samples without caption or picture" if done.rejected else "")
+
+
+ACTIONS: Mapping[str, Action] = {
+    "convert": convert_step,
+    "check": check_step,
+    "generate": generate_step,
+    "filter_captions": filter_captions_step,
+}
 
 
 def target_of(block: Any) -> str:

@@ -32,6 +32,7 @@ PARTS = {
     ("Check", "against"): "source",
     ("Generate", "source"): "source",
     ("Generate", "teacher"): "teacher",
+    ("FilterCaptions", "source"): "source",
 }
 """Which key of which block names a plugin of which kind. A test holds it against the fields of type `Part` in the schema."""
 

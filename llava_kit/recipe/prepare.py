@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from .blocks import Block, Name, Part
+from .filter_captions import FilterCaptions
 from .generate import Generate
 
 PREPARE = "prepare"
@@ -45,6 +46,7 @@ class Step(Block):
     convert: Convert | None = None
     check: Check | None = None
     generate: Generate | None = None
+    filter_captions: FilterCaptions | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Step:

@@ -22,6 +22,9 @@ prepare:
       source: {{type: llava_json, path: {root}/captions/data.json}}
       to: {root}/instruct
       types: {{conversation: 12, detail: 6, reasoning: 6}}
+  chosen:
+    filter_captions:
+      {{source: {{type: llava_json, path: {root}/captions/data.json}}, to: {root}/chosen, most: 5, workers: 1}}
   audit: {{check: {{source: {{type: llava_json, path: {root}/instruct/data.jsonl}}, report: {root}/report.json}}}}
 """
 
@@ -42,6 +45,7 @@ def test_steps_feed_one_another_and_are_done_once(recipe, tmp_path):
     assert [(one.name, one.action, one.made) for one in done] == [
         ("render", "convert", True),
         ("instruct", "generate", True),
+        ("chosen", "filter_captions", True),
         ("audit", "check", True),
     ]
     rows = [json.loads(line) for line in (tmp_path / "instruct" / "data.jsonl").read_text().splitlines()]
@@ -50,7 +54,7 @@ def test_steps_feed_one_another_and_are_done_once(recipe, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["samples"] == len(rows)
     before = (tmp_path / "instruct" / "data.jsonl").stat().st_mtime_ns
     again = llava_kit.prepare(load_any(recipe))
-    assert [one.made for one in again] == [False, False, False]
+    assert [one.made for one in again] == [False] * 4
     assert [one.told for one in again] == [one.told for one in done]
     assert (tmp_path / "instruct" / "data.jsonl").stat().st_mtime_ns == before
 
@@ -67,7 +71,7 @@ def test_a_step_that_was_stopped_goes_on_and_others_stay(recipe, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             llava_kit.prepare(load_any(recipe))
     assert len(asked) == 1
-    assert [one.made for one in llava_kit.prepare(load_any(recipe))] == [False, True, True]
+    assert [one.made for one in llava_kit.prepare(load_any(recipe))] == [False, True, True, True]
 
 
 def test_other_options_or_other_inputs_are_refused(recipe, tmp_path):
