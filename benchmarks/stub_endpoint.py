@@ -118,7 +118,9 @@ def completion(key: str, body: Mapping[str, Any]) -> dict[str, Any]:
     letters = sum(len(message["content"]) for message in body["messages"])
     return {
         "model": body["model"],
-        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "length" if poor == "length" else "stop"}],
+        "choices": [
+            {"message": {"role": "assistant", "content": text}, "finish_reason": "length" if poor == "length" else "stop"}
+        ],
         "usage": {"prompt_tokens": letters // 4, "completion_tokens": len(text) // 4},
     }
 
