@@ -2,8 +2,8 @@
 
 The endpoint (`stub_endpoint`) answers slowly, with 429 and Retry-After, 500, connections cut before and within an answer, wrong
 JSON, empty texts, duplicates and texts of the wrong form; the client is the real one of `openai`. A request that was on its way
-when the program was killed is asked again, with the same `Idempotency-Key`; no other one is. The result is compared byte by byte
-with that of a run that nothing disturbs. A third run, at an endpoint that answers at once, says what a request costs here.
+when the program was killed is asked again, with the same `Idempotency-Key`; no other one is. The result is compared byte by
+byte with that of a run that nothing disturbs. A third run, at an endpoint that answers at once, says what a request costs.
 """
 
 from __future__ import annotations
