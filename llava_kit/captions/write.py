@@ -185,7 +185,7 @@ class Namer:
 
     @property
     def image_root(self) -> str:
-        return "." if self._root == self._folder else self._root
+        return os.path.relpath(self._root, self._folder)
 
     def name(self, image: Any) -> str:
         """The picture's name in a row. Raises SampleError for one that cannot be read, where it must be copied."""

@@ -27,7 +27,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any], counts: Mapping[str, 
         folder / MANIFEST,
         {
             "llava_kit_dataset": VERSION,
-            "image_root": about["image_root"] or ".",
+            "image_root": os.path.relpath(about["image_root"], folder) if about["image_root"] else ".",
             **{name: counts.get(name, 0) for name in _COUNTS},
             "rejected": sum(bad.values()),
             "rejected_by_reason": dict(sorted(bad.items())),

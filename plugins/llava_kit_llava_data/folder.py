@@ -21,15 +21,19 @@ def rows_file(folder: str) -> str | None:
 def locate(path: str) -> tuple[str, str]:
     """The file of rows, and the folder under which its pictures are, of a file or of a folder with rows.
 
+    Where `dataset.json` stands beside rows of ours it says where the pictures are, seen from its folder.
+
     Raises:
         DataError: the folder has no file of rows, or its `dataset.json` is damaged.
     """
-    if not os.path.isdir(path):
-        return path, os.path.dirname(os.path.abspath(path))
-    found = rows_file(path)
-    if found is None:
-        raise DataError(f"{path}: is a folder without {' or '.join(DATA_FILES)}; name the file with the conversations")
-    return found, os.path.abspath(os.path.join(path, str(_manifest(path).get("image_root", "."))))
+    if os.path.isdir(path):
+        folder, found = path, rows_file(path)
+        if found is None:
+            raise DataError(f"{path}: is a folder without {' or '.join(DATA_FILES)}; name the file with the conversations")
+    else:
+        folder, found = os.path.dirname(path), path
+    ours = os.path.basename(found) in DATA_FILES
+    return found, os.path.abspath(os.path.join(folder, str(_manifest(folder).get("image_root", ".")) if ours else "."))
 
 
 def _manifest(folder: str) -> dict[str, Any]:
@@ -41,4 +45,5 @@ def _manifest(folder: str) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); remove it, and say image_root where it is not the folder") from None
-    return found if isinstance(found, dict) else {}
+    # Others have files of this name too (OCR-VQA's questions).
+    return found if isinstance(found, dict) and "llava_kit_dataset" in found else {}

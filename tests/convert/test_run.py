@@ -82,6 +82,7 @@ def test_two_workers_write_what_one_writes(tmp_path, monkeypatch, form):
 
 def tell(pipe, done, total):
     os.write(pipe, b".")
+    time.sleep(0.005)  # so that it is always killed before its end, however fast the machine
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -100,7 +101,7 @@ def test_killed_at_random_instants_the_result_is_the_same_to_the_byte(tmp_path, 
                 convert(source, 400, destination, Settings(form), workers=2, show=show)
             os._exit(0)
         os.close(sender)
-        for _ in range(chance.randrange(2, 25)):
+        for _ in range(chance.randrange(2, 10)):
             os.read(receiver, 1)
         time.sleep(chance.uniform(0, 0.03))
         os.kill(child, signal.SIGKILL)

@@ -482,8 +482,9 @@ def test_a_folder_stands_for_the_rows_in_it(tmp_path):
         source_of(tmp_path)
     write(tmp_path / "data.jsonl", WRITTEN["lines"])
     assert source_of(tmp_path)[0].images == (ImageFile("x/1.jpg", str(tmp_path)),)
-    write(tmp_path / "dataset.json", json.dumps({"image_root": "../pictures"}))
-    assert source_of(tmp_path)[0].images == (ImageFile("x/1.jpg", str(tmp_path.parent / "pictures")),)
+    write(tmp_path / "dataset.json", json.dumps({"llava_kit_dataset": 1, "image_root": "../pictures"}))
+    for path in (tmp_path, tmp_path / "data.jsonl"):
+        assert source_of(path)[0].images == (ImageFile("x/1.jpg", str(tmp_path.parent / "pictures")),)
     assert source_of(tmp_path, image_root="/else")[0].images == (ImageFile("x/1.jpg", "/else"),)
     write(tmp_path / "dataset.json", "{")
     with pytest.raises(DataError, match=r"dataset.json: cannot be read"):
