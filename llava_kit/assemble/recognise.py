@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.json_rows import section_names
+from ..core.json_object import section_names
 from ..errors import DataError, PluginError
 from ..image.header import format_of
 from ..recipe.schema import Part

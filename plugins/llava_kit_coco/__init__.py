@@ -154,7 +154,7 @@ def recognise_coco(path: str, head: bytes):
     """One object that begins with COCO's own sections, pictures among them or rows that are about pictures."""
     if not _begins(head, b"{") or b'"question' in head:
         return None
-    from llava_kit.core.json_rows import section_names
+    from llava_kit.core.json_object import section_names
 
     names = set(section_names(head))
     return {"path": path} if names & {"images", "annotations"} and names <= _COCO_KEYS else None

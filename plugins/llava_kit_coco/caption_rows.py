@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_kit.core.json_rows import BLOCK_BYTES, JsonRows, RowIndex
+from llava_kit.core.json_rows import JsonRows
+from llava_kit.core.json_scan import BLOCK_BYTES, RowIndex
 from llava_kit.errors import DataError, SampleError
 
 from . import CaptionOptions

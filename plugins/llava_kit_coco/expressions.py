@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_kit.core.json_rows import JsonRows, section_names
+from llava_kit.core.json_object import section_names
+from llava_kit.core.json_rows import JsonRows
 from llava_kit.errors import DataError, UnsafeError, suggest
 
 from .plain_pickle import read_plain_pickle

@@ -6,7 +6,7 @@ import os
 import re
 from typing import NamedTuple
 
-from llava_kit.core.json_rows import section_names
+from llava_kit.core.json_object import section_names
 
 _BOM = b"\xef\xbb\xbf"
 _IMAGE = re.compile(rb'"image_id"\s*:\s*(\d+)')

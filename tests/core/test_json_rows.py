@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_kit.core.json_rows import JsonMembers, JsonRows, fingerprint, index_rows, section_names
+from llava_kit.core.json_object import section_names
+from llava_kit.core.json_rows import JsonMembers, JsonRows, fingerprint, index_rows
 from llava_kit.errors import DataError
 
 
@@ -27,7 +28,7 @@ def test_index_of_any_json(tmp_path_factory, rows, block, indent, ascii_):
     data = json.dumps(rows, indent=indent, ensure_ascii=ascii_).encode()
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llava_kit.core.json_rows.BLOCK_BYTES", block)
+        patch.setattr("llava_kit.core.json_scan.BLOCK_BYTES", block)
         index = index_rows(str(path))
         lines = "".join(json.dumps(row, ensure_ascii=ascii_) + "\n" for row in rows)
         found = [
@@ -59,15 +60,27 @@ def test_sections_and_members_of_any_object(tmp_path_factory, sections, block, i
     path = tmp_path_factory.mktemp("object") / "rows.json"
     path.write_text(json.dumps(sections, indent=indent), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llava_kit.core.json_rows.BLOCK_BYTES", block)
-        members = JsonMembers(str(path))
-        large = {name: value for name, value in sections.items() if isinstance(value, list | dict)}
-        assert (members.names, list(members)) == (list(large), list(large.values()))
+        patch.setattr("llava_kit.core.json_scan.BLOCK_BYTES", block)
+        if all(isinstance(value, dict) for value in sections.values()):
+            members = JsonMembers(str(path))
+            assert (members.names, list(members)) == (list(sections), list(sections.values()))
+        else:
+            with pytest.raises(DataError, match="expected an object for each key"):
+                JsonMembers(str(path))
         for name, value in sections.items():
             if isinstance(value, list):
                 assert list(JsonRows(str(path), name)) == value
     with pytest.raises(DataError, match="has no list 'none of them'"):
         JsonRows(str(path), "none of them")
+
+
+@pytest.mark.parametrize("rows", ["[1, {}]", "[{}, null]", '[{}, "x", {}]', "[1]"])
+def test_what_is_no_object_in_a_section_is_not_lost_silently(tmp_path, rows):
+    path = tmp_path / "rows.json"
+    path.write_text(f'{{"info": {{}},\n"rows": {rows}, "more": []}}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows.json:2: found .*a JSON array of objects"):
+        JsonRows(str(path), "rows")
+    assert len(JsonRows(str(path), "more")) == 0
 
 
 def test_rows_travel_and_are_sliced(tmp_path):
