@@ -14,6 +14,8 @@ from ..registry.manager import default_registry
 from ..registry.registry import Registry
 
 HEAD_BYTES = 4096
+_PATTERNS = "*?[{"
+"""What a path holds that stands for several files (`shard-{000..010}.tar`); sources tell those by their endings."""
 
 
 def recognise(
@@ -65,7 +67,7 @@ def _ask(entry: Any, path: str, head: bytes) -> Mapping[str, Any] | None:
 
 def _head(path: str) -> bytes:
     try:
-        if os.path.isdir(path):
+        if os.path.isdir(path) or (not os.path.exists(path) and any(mark in path for mark in _PATTERNS)):
             return b""
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
@@ -81,6 +83,8 @@ def _looks(path: str, head: bytes) -> str:
             return "an empty folder"
         more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
         return f"a folder with {', '.join(map(repr, names[:_NAMES]))}{more}; name a file in it, if one has the rows"
+    if not os.path.exists(path):
+        return "a pattern of files"
     if not head:
         return "an empty file"
     for begins, told in _BEGINNINGS.items():

@@ -88,6 +88,8 @@ def build_webdataset(options: WebdatasetOptions):
 
 def recognise_parquet(path: str, head: bytes):
     """A file that begins as Parquet files do, or a folder with such endings in it (one level down too, as on the hub)."""
+    if _is_pattern(path):
+        return {"path": path} if path.endswith(".parquet") else None
     if head.startswith(b"PAR1") or (not head and not _is_saved(path) and _holds(path, (".parquet",))):
         return {"path": path}
     return None
@@ -101,12 +103,21 @@ def recognise_hf_dataset(path: str, head: bytes):
 def recognise_webdataset(path: str, head: bytes):
     """A tar or zip file, or a folder of tars (zips lie about in many folders)."""
     tars = (".tar", ".tar.gz", ".tgz")
+    if _is_pattern(path):
+        return {"path": path} if path.endswith((*tars, ".zip")) else None
     if head:
         packed = (head.startswith(b"\x1f\x8b") and path.endswith(tars)) or (
             head.startswith(b"PK\3\4") and path.endswith(".zip")
         )
         return {"path": path} if packed or head[257:262] == b"ustar" else None
     return {"path": path} if not _is_saved(path) and _holds(path, tars) else None
+
+
+def _is_pattern(path: str) -> bool:
+    """Whether several files are meant (`shard-{000..010}.tar`, `train-*.parquet`): there is none of this name."""
+    import os
+
+    return not os.path.exists(path)
 
 
 def _is_saved(path: str) -> bool:

@@ -113,3 +113,16 @@ def test_several_that_know_it_and_one_that_fails(tmp_path, make_plugin):
     assert recognise(write(tmp_path, "twin"), type="two").type == "two"
     with pytest.raises(PluginError, match=r"plugin twins .*: its look at .* failed \(ValueError: no\)"):
         recognise(write(tmp_path, "boom"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "source"),
+    [("data/train-*.parquet", "parquet"), ("s-{000..010}.tar", "webdataset"), ("s-[01].tgz", "webdataset")],
+)
+def test_a_pattern_of_files_is_told_by_its_ending(pattern, source):
+    assert recognise(pattern).model_dump() == {"type": source, "path": pattern}
+
+
+def test_a_pattern_that_no_source_reads():
+    with pytest.raises(DataError, match=r"\*.txt: is no format that is known: a pattern of files"):
+        recognise("data/*.txt")
