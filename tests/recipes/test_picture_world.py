@@ -32,6 +32,6 @@ def test_from_rendering_to_an_evaluated_model(tmp_path, monkeypatch, capsys):
     assert [share["name"] for share in mixed] == ["instruct", "captions"]
     lines = (tmp_path / "data/picture_world/instruct/data.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    assert {row["tags"]["provenance"]["type"] for row in rows} == {"conversation", "detail", "reasoning"}
+    assert {row["tags"]["kind"] for row in rows} == {"conversation", "detail", "reasoning"}
     assert main(["train", "picture_world", *SMALL, "--resume", "never", "--stage", "align"]) == 0
     assert capsys.readouterr().err.count("done before") == 4
