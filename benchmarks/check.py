@@ -56,7 +56,7 @@ def megabytes() -> float:
 
 def main() -> int:
     arguments = parse_arguments(__doc__)
-    report = Report("check", "data check: rows a second, two processes")
+    report = Report("D2", "data check: rows a second, two processes")
     pictures = []
     for seed in range(PHOTOGRAPHS):
         stream = io.BytesIO()

@@ -59,7 +59,7 @@ def peak(path: Path, folder: Path) -> float:
 
 def main() -> int:
     arguments = parse_arguments(__doc__)
-    report = Report("convert", "data convert: rows a second, one and two processes")
+    report = Report("D1", "data convert: rows a second, one and two processes")
     pictures = []
     for seed in range(PHOTOGRAPHS):
         stream = io.BytesIO()

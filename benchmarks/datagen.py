@@ -102,7 +102,7 @@ def settled(trial: Trial, pictures: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(__doc__, argv)
-    report, pictures, concurrency = Report("C9", "answers of a teacher, asked through faults and kills"), 1000, 16
+    report, pictures, concurrency = Report("D3", "answers of a teacher, asked through faults and kills"), 1000, 16
     with tempfile.TemporaryDirectory() as place:
         with Stub() as stub:
             killed = run(stub, Path(place, "killed"), pictures, concurrency, kill_at=(0.25, 0.5, 0.75))

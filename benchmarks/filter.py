@@ -132,7 +132,7 @@ def _memory() -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(__doc__, argv)
-    report = Report("filter", "captions a second: the concept-balanced filter")
+    report = Report("D4", "captions a second: the concept-balanced filter")
     measure_rule(report, CAPTIONS)
     measure_whole(report, WRITTEN)
     measure_finder(report)

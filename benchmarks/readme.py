@@ -58,7 +58,7 @@ def row(label: str, values: dict[str, float], kinds: list[str]) -> str:
 def bench() -> str:
     """One line a figure that has a target."""
     lines = ["| row | measured | | target |", "|---|---|---:|---|"]
-    for name in ("preprocess", "tokenise", "request", "splice", "packing", "startup"):
+    for name in ("preprocess", "tokenise", "request", "splice", "packing", "startup", "convert", "check", "datagen", "filter"):
         result = load(name)
         for figure in (result or {}).get("figures", []):
             if figure["at_least"] is None and figure["at_most"] is None:

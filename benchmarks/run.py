@@ -7,7 +7,8 @@ import sys
 
 from . import readme
 
-ROWS = ("preprocess", "tokenise", "request", "splice", "packing", "startup", "quickstart")
+DATA = ("convert", "check", "datagen", "filter", "phrases")
+ROWS = ("preprocess", "tokenise", "request", "splice", "packing", "startup", *DATA, "quickstart")
 
 
 def main(names: list[str]) -> int:
