@@ -7,6 +7,16 @@ import pytest
 _NUMBERS = itertools.count()  # no two tests' plugins share a module name: Python keeps a module that it has imported
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbours stay in one worker (`-n`), so that what a file or folder shares - a browser, a checkpoint - is made once."""
+    if config.getvalue("dist") == "load":
+        from xdist.scheduler import WorkStealingScheduling
+
+        return WorkStealingScheduling(config, log)
+    return None
+
+
 @pytest.fixture(autouse=True)
 def _steady(monkeypatch):
     monkeypatch.delenv("LLAVA_KIT_PLUGINS", raising=False)

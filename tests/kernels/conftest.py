@@ -7,7 +7,9 @@ subprocesses would inherit it.
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import sys
 
 import pytest
@@ -51,6 +53,17 @@ def _interpret(monkeypatch):
 def home() -> str:
     """Where kernels run here."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session")
+def usage():
+    """`usage(module, ...)`: name of a case -> what it takes of a Hopper GPU. One process compiles the cases of all modules."""
+    from llava_kit_kernels import ops
+    from llava_kit_kernels.ops.ahead import usage_of
+
+    modules = [importlib.import_module(f"{ops.__name__}.{found.name}") for found in pkgutil.iter_modules(ops.__path__)]
+    found = usage_of([module.__name__ for module in modules if hasattr(module, "ahead_of_time")])
+    return lambda *modules: {case.name: found[case.name] for module in modules for case in module.ahead_of_time()}
 
 
 @pytest.fixture(scope="session")

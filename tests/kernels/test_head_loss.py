@@ -14,7 +14,7 @@ from benchmarks.common import READS, count_host_reads, count_operations
 from llava_kit.testing import LossCase, check_loss
 from llava_kit_kernels.loss import TritonLoss
 from llava_kit_kernels.ops import head_loss as module
-from llava_kit_kernels.ops.ahead import MOST_SHARED, usage_of
+from llava_kit_kernels.ops.ahead import MOST_SHARED
 from llava_kit_kernels.ops.common import INTERPRETED, KernelInputError
 from llava_kit_kernels.ops.head_loss import IGNORE, head_loss
 
@@ -317,10 +317,10 @@ def _model():
     return head_model(LossCase("some", 41), torch.float32, HOME)
 
 
-def test_compiled_for_hopper():
-    usage = usage_of([module.__name__])
-    assert len(usage) == 9
-    for name, used in usage.items():
+def test_compiled_for_hopper(usage):
+    found = usage(module)
+    assert len(found) == 9
+    for name, used in found.items():
         assert used.stack == 0, name
         assert used.shared <= MOST_SHARED, name
 

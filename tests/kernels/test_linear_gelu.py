@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llava_kit_kernels.ops import linear_gelu as module
 from llava_kit_kernels.ops.activations import ACTIVATIONS, torch_activate
-from llava_kit_kernels.ops.ahead import MOST_SHARED, usage_of
+from llava_kit_kernels.ops.ahead import MOST_SHARED
 from llava_kit_kernels.ops.choices import CUBLAS, Choice
 from llava_kit_kernels.ops.common import KernelInputError
 from llava_kit_kernels.ops.gemm import CANDIDATES, SMALL
@@ -234,28 +234,13 @@ def test_fake_tensors(home):
 # On hardware that is not here
 
 
-def assert_fits(only: str, products: bool = True):
-    found = usage_of([module.__name__], only)
-    assert found
-    for name, usage in found.items():
-        assert usage.stack == 0, f"{name} spills: {usage}"
-        assert usage.shared <= MOST_SHARED, f"{name}: {usage}"
-        assert usage.has_wgmma == products, f"{name}: {usage}"
-
-
-def test_candidates_fit_hopper():
-    assert_fits("bf16")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("only", ["fp16", "gelu_tanh|relu|silu"])
-def test_all_forms_fit_hopper(only):
-    assert_fits(only)
-
-
-@pytest.mark.slow
-def test_float32_fits_hopper():
-    assert_fits("fp32", products=False)
+def test_all_forms_fit_hopper(usage):
+    found = usage(module)
+    assert len(found) == 9
+    for name, used in found.items():
+        assert used.stack == 0, f"{name} spills: {used}"
+        assert used.shared <= MOST_SHARED, f"{name}: {used}"
+        assert used.has_wgmma == (" fp32 " not in name), f"{name}: {used}"
 
 
 def of_order(expected: torch.Tensor, dtype: torch.dtype, depth: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -11,16 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava_kit_kernels.ops.ahead import usage_of
 from llava_kit_kernels.ops.blend_rows import blend_rows
 from llava_kit_kernels.ops.embed_into import embed_into
 from llava_kit_kernels.ops.gather_rows import gather_rows
 from llava_kit_kernels.ops.scatter_rows import scatter_rows
 from llava_kit_kernels.ops.sum_segments import sum_rows
 
-MODULES = [
-    f"llava_kit_kernels.ops.{stem}" for stem in ("gather_rows", "embed_into", "scatter_rows", "sum_segments", "blend_rows")
-]
+STEMS = ("gather_rows", "embed_into", "scatter_rows", "sum_segments", "blend_rows")
 WIDTH = 1024
 FAR = 2**31 // WIDTH + 4  # this row begins 4,096 elements beyond 2^31
 
@@ -62,10 +60,10 @@ def test_seats_beyond_two_to_the_31_are_written(home, huge):
     assert huge[FAR - 1 :, -1].tolist() == [8, 1, 8, 8, 0]
 
 
-def test_compiled_for_hopper_no_register_spills():
-    usage = usage_of(MODULES)
-    assert len(usage) == 18
-    spilled = [name for name, found in usage.items() if found.stack]
+def test_compiled_for_hopper_no_register_spills(usage):
+    found = usage(*(importlib.import_module(f"llava_kit_kernels.ops.{stem}") for stem in STEMS))
+    assert len(found) == 18
+    spilled = [name for name, used in found.items() if used.stack]
     assert not spilled
 
 

@@ -57,7 +57,7 @@ def results(splicer, case, plan: SplicePlan | None = None, device: str = "cpu") 
     return [rows.detach(), *(tensor.grad for tensor in parts.trained.values())]
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", ["packed", "halving", "blended"])  # every kernel that adds up
 def test_two_runs_are_equal_to_the_bit(name):
     for one, other in zip(results(TritonSplicer(), CASES[name]), results(TritonSplicer(), CASES[name]), strict=True):
         assert torch.equal(one, other)
