@@ -6,11 +6,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core.source import DataSource
-from ..data.example import ExampleMaker
 from ..data.workers import make_ahead
 from ..errors import LlavaKitError, SampleError, TrainingError
 from . import compare
@@ -19,6 +19,9 @@ from .reasons import reason_of
 from .report import KEPT, Finding, Report
 from .row import ROWS_AT_ONCE, Looked, RowChecker
 from .seen import Seen
+
+if TYPE_CHECKING:
+    from ..data.example import ExampleMaker
 
 Show = Callable[[int, int], None]
 WORKERS = 2

@@ -41,7 +41,8 @@ def hash_of(thumbnail: NDArray[np.uint8]) -> int:
     """The 64 bits of a uint8 [SIDE, SIDE, 3]: which of its lowest frequencies are above their median."""
     light = thumbnail.astype(np.float32) @ _LIGHT
     low = (_FREQUENCIES @ light @ _FREQUENCIES.T).ravel()[1:65]
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "little")
+    ordered = np.sort(low)  # for so few numbers a tenth of the time of numpy's median
+    return int.from_bytes(np.packbits(low > (ordered[31] + ordered[32]) / 2).tobytes(), "little")
 
 
 def look_of(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:

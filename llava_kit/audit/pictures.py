@@ -94,7 +94,9 @@ class PictureChecker:
         name = _name(ref, seen)
         if seen.pixels is None:
             return PictureMark(name, name, seen.size, seen.num_bytes), mistakes
-        if int(np.ptp(seen.pixels.reshape(-1, 3).astype(np.int16), axis=0).max()) < BLANK_LEVELS:
+        # Each colour in one piece: numpy takes a tenth of the time.
+        colours = np.ascontiguousarray(seen.pixels.reshape(-1, 3).T)
+        if int(np.ptp(colours, axis=1).max()) < BLANK_LEVELS:
             mistakes.append(("blank_image", f"picture {ref.name!r}: is of one colour all over"))
             return PictureMark(name, seen.digest, seen.size, seen.num_bytes), mistakes
         look = look_of(seen.pixels)

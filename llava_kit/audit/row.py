@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.conversation import Sample
 from ..core.source import DataSource
-from ..data.example import ExampleMaker
 from ..errors import SampleError, first_line
 from ..store.facts import source_of
 from . import boxes, text
@@ -20,7 +20,9 @@ from .markers import Markers
 from .pictures import PictureChecker, PictureMark, number_of
 from .report import Finding
 from .text import Mistake
-from .training import TrainingChecker
+
+if TYPE_CHECKING:
+    from ..data.example import ExampleMaker
 
 ROWS_AT_ONCE = 32
 
@@ -99,7 +101,12 @@ class RowChecker:
         self.source, self.count = source, count
         self.pictures = PictureChecker(decode)
         self.markers, self.pattern = markers, markers.pattern()
-        self.training = None if maker is None else TrainingChecker(maker)
+        self.training = None
+        if maker is not None:
+            # Here alone, as it takes torch: seconds, and hundreds of megabytes.
+            from .training import TrainingChecker
+
+            self.training = TrainingChecker(maker)
 
     def chunk(self, number: int) -> Looked:
         """Chunk `number` of `ROWS_AT_ONCE` rows each."""

@@ -6,16 +6,17 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.conversation import Sample
 from ..core.source import DataSource
-from ..data.example import ExampleMaker
 from ..data.workers import make_ahead
 from ..errors import LlavaKitError, SampleError, TrainingError
 from ..store.facts import facts_of, source_of
-from .training import TrainingChecker
 from .words import divergence, tagged, tagger_problem, words_of
+
+if TYPE_CHECKING:
+    from ..data.example import ExampleMaker
 
 Show = Callable[[int, int], None]
 WORKERS = 2
@@ -203,7 +204,11 @@ class _Counter:
 
     def __init__(self, source: DataSource, count: int, chosen: frozenset[int], maker: ExampleMaker | None, sizes: bool):
         self.source, self.count, self.chosen, self.sizes = source, count, chosen, sizes
-        self.training = None if maker is None else TrainingChecker(maker)
+        self.training = None
+        if maker is not None:
+            from .training import TrainingChecker  # here alone, as it takes torch
+
+            self.training = TrainingChecker(maker)
 
     def chunk(self, number: int) -> _Part:
         rows = range(number * ROWS_AT_ONCE, min(self.count, (number + 1) * ROWS_AT_ONCE))

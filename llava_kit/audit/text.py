@@ -48,6 +48,11 @@ _SOURCE = re.compile(
     r"|\bthe (?:given|provided) (?:captions?|descriptions?|context|sentences?|information)\b",
     re.IGNORECASE,
 )
+# One of these, in lower case, stands in whatever the two find; to look for them first takes a tenth of the time.
+_REFUSED_BY = ("language model", "as an ai", "i can", "i am unable", "i am not able", "i do")
+_SOURCES = ("caption", "bounding box", "the given ", "the provided ")
+# Letters in which a refusal begins; further on an answer may tell of somebody who cannot see.
+REFUSED_WITHIN = 400
 
 
 def find_mistakes(sample: Sample, markers: Markers, pattern: re.Pattern[str] | None = None) -> Iterator[Mistake]:
@@ -59,7 +64,7 @@ def find_mistakes(sample: Sample, markers: Markers, pattern: re.Pattern[str] | N
         yield "answer_first", "its first turn is an answer that nobody asked for"
     found = pattern or markers.pattern()
     if sample.conversation.system:
-        yield from _letters(sample.conversation.system, "the system text", found, answer=False)
+        yield from _letters(sample.conversation.system, "the system text", markers, found, answer=False)
     pictures = bool(sample.images)
     for turn, message in enumerate(messages):
         text, answer = message.text, message.role == "assistant"
@@ -71,7 +76,7 @@ def find_mistakes(sample: Sample, markers: Markers, pattern: re.Pattern[str] | N
                 yield "empty_question", f"{where} is empty"
             continue
         yield from _typed(text, where, answer, pictures)
-        yield from _letters(text, where, found, answer=answer)
+        yield from _letters(text, where, markers, found, answer=answer)
         if answer:
             yield from _answer(text, where)
     yield from _repeats(messages)
@@ -107,13 +112,13 @@ def _typed(text: str, where: str, answer: bool, pictures: bool) -> Iterator[Mist
         yield "lost_picture", f"{where} says {found.group()}, and the sample has no picture"
 
 
-def _letters(text: str, where: str, markers: re.Pattern[str], *, answer: bool) -> Iterator[Mistake]:
+def _letters(text: str, where: str, markers: Markers, pattern: re.Pattern[str], *, answer: bool) -> Iterator[Mistake]:
     """What is wrong with text, whoever says it."""
     if len(text) > MAX_LETTERS:
         yield "long_text", f"{where} has {len(text):,} letters"
     told: dict[str, re.Match[str]] = {}
-    for found in markers.finditer(text):
-        kind = found.lastgroup
+    for found in pattern.finditer(text):
+        kind = markers.kinds[found.group()]
         told.setdefault(
             "role_marker" if kind == "role" else "stop_string" if kind == "stop" and answer else "special_token", found
         )
@@ -159,6 +164,8 @@ def _loop(text: str) -> str | None:
 def _period(words: list[str]) -> str | None:
     for period in range(1, LONGEST_LOOP + 1):
         times = TIMES if period > 2 else TIMES_SHORT
+        if period * times > len(words):
+            continue
         run = 0
         for place in range(len(words) - period):
             run = run + 1 if words[place] == words[place + period] else 0
@@ -169,9 +176,11 @@ def _period(words: list[str]) -> str | None:
 
 def _answer(text: str, where: str) -> Iterator[Mistake]:
     # What refuses does so at its beginning; what was made from captions may say so anywhere.
-    if (found := _REFUSAL.search(text, 0, 400)) is not None:
+    lowered = text.casefold()
+    begins = lowered[: 2 * REFUSED_WITHIN]  # a letter may become two
+    if any(words in begins for words in _REFUSED_BY) and (found := _REFUSAL.search(text, 0, REFUSED_WITHIN)) is not None:
         yield "refusal", f"{where} refuses: {around(text, *found.span())}"
-    if (found := _SOURCE.search(text)) is not None:
+    if any(words in lowered for words in _SOURCES) and (found := _SOURCE.search(text)) is not None:
         yield "mentions_source", f"{where} speaks of what it was made from: {around(text, *found.span())}"
 
 
@@ -179,17 +188,19 @@ def _repeats(messages: tuple[Message, ...]) -> Iterator[Mistake]:
     """The same question twice, and answers that are their questions."""
     asked: dict[str, int] = {}
     for turn, message in enumerate(messages):
+        if message.role != "user" or (turn and any(isinstance(part, ImageSlot) for part in message.parts)):
+            continue
         text = " ".join(message.text.split()).casefold()
-        pictures = tuple(part.index for part in message.parts if isinstance(part, ImageSlot))
-        if message.role != "user" or not text or (turn and pictures):
+        if not text:
             continue
         if text in asked:
             yield "repeated_question", f"turns {asked[text]} and {turn} ask the same: {around(message.text, 0, 0)}"
         asked.setdefault(text, turn)
     for turn, (question, answer) in enumerate(pairwise(messages)):
-        if (question.role, answer.role) != ("user", "assistant") or len(answer.text.split()) < 3:
+        if (question.role, answer.role) != ("user", "assistant"):
             continue
-        if question.text.split() == answer.text.split():
+        words = answer.text.split()
+        if len(words) >= 3 and words == question.text.split():
             yield "echoed_question", f"turn {turn + 1} says what turn {turn} asks: {around(answer.text, 0, 0)}"
 
 

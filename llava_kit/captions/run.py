@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..assemble.files import write_json, write_text
-from ..assemble.parts import build_source
+from ..assemble.build import build_source
 from ..core.source import DataSource
 from ..errors import DataError
 from ..recipe.filter_captions import FilterCaptions

@@ -139,7 +139,7 @@ def _stage_job(recipe: Recipe, name: str, arguments: argparse.Namespace, against
 
 def _held_out(recipe: Recipe, stage: Stage) -> dict[str, DataSource]:
     """The samples of a recipe that its training must not see: the stage's validation, and the benchmark's questions."""
-    from ..assemble.parts import build_part, build_source
+    from ..assemble.build import build_part, build_source
     from ..audit.questions import BenchmarkSource
 
     held: dict[str, DataSource] = {}
@@ -167,7 +167,7 @@ def _against(texts: list[str]) -> dict[str, DataSource]:
     import shlex
     from pathlib import Path
 
-    from ..assemble.parts import build_source
+    from ..assemble.build import build_source
     from ..errors import LlavaKitError
     from .data_source import source_part
 

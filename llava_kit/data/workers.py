@@ -13,14 +13,12 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ..errors import LlavaKitError, TrainingError
 
@@ -117,7 +115,8 @@ def _work(make: Callable[[int], Any], steps: range, sender: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Parallelism is between the workers; and a forked child of a process that used threads must not use them.
-    torch.set_num_threads(1)
+    if (torch := _torch()) is not None:
+        torch.set_num_threads(1)
     with suppress(BrokenPipeError, ConnectionResetError):
         for step in steps:
             sender.send_bytes(_attempt(make, step))
@@ -136,11 +135,16 @@ def _attempt(make: Callable[[int], Any], step: int) -> bytes:
         return _dumps(("failed", traceback.format_exc()))
 
 
+def _torch() -> Any:
+    """The library where it is loaded already: data tools make no tensors, and do without its 300 MB and its seconds."""
+    return sys.modules.get("torch")
+
+
 class _Pickler(pickle.Pickler):
     """Tensors as arrays: pickled by torch each would become a file of its own."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is Tensor:
+        if (torch := _torch()) is not None and type(obj) is torch.Tensor:
             return torch.from_numpy, (obj.numpy(),)
         return NotImplemented
 

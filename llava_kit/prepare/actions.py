@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..assemble.parts import build_source
+from ..assemble.build import build_source
 from ..audit.check import check
 from ..captions.run import filter_captions
 from ..convert.block import Settings

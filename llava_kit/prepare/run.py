@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..assemble.parts import build_source
+from ..assemble.build import build_source
 from ..errors import DataError, RecipeError, suggest
 from ..recipe.prepare import DataRecipe
 from ..recipe.schema import Recipe
