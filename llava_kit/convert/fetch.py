@@ -32,6 +32,10 @@ _BUSY = (429, 500, 502, 503, 504)
 _BLOCK = 1 << 16
 # IPv6 addresses with an IPv4 address in them, by which a private one could be reached (RFC 6052, NAT64).
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+# The relay of 6to4 (RFC 7526) and examples in books (RFC 9637): older Pythons call them global.
+_NOWHERE = (ipaddress.IPv4Network("192.88.99.0/24"), ipaddress.IPv6Network("3fff::/20"))
+# The last 64 bits of ISATAP (RFC 5214, 6.1) begin so; an IPv4 address follows.
+_ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -48,6 +52,10 @@ def is_public(text: str) -> bool:
             return is_public(str(address.ipv4_mapped))
         if address.sixtofour is not None or address.teredo is not None or any(address in net for net in _NAT64):
             return False
+        if address.is_site_local or (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
+            return False
+    if any(address in net for net in _NOWHERE):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -91,9 +99,11 @@ class Fetcher:
                 raise _error("fetch_failed", url, f"no safe connection ({error.reason or 'TLS'})") from None
             except (OSError, http.client.HTTPException) as error:
                 raise _Busy(f"the connection failed ({type(error).__name__})") from None
+            except ValueError:  # such as a chunk of -5 bytes
+                raise _error("fetch_failed", url, "the server's answer is no HTTP") from None
             if isinstance(found, bytes):
                 return found
-            if urlsplit(at).scheme == "https" and urlsplit(found).scheme == "http":
+            if _target(at, url).scheme == "https" and _target(found, url).scheme == "http":
                 raise _error("url_not_allowed", url, "leads from https to http")
             at = found
         raise _error("url_not_allowed", url, f"leads through more than {self.redirects} redirects")
@@ -114,7 +124,7 @@ class Fetcher:
                 response = http.client.HTTPResponse(_Timed(connection, deadline))  # type: ignore[arg-type]
                 response.begin()
                 if response.status in _REDIRECTS:
-                    return urljoin(at, response.getheader("Location") or "")
+                    return _joined(at, response.getheader("Location") or "", url)
                 self._check_status(response, url)
                 return self._body(response, url)
 
@@ -214,6 +224,14 @@ def _target(at: str, url: str) -> _Target:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     quoted = "".join(letter if "!" <= letter <= "~" else "".join(f"%{byte:02X}" for byte in _bytes(letter)) for letter in path)
     return _Target(parts.scheme, host, port or _PORTS[parts.scheme], quoted)
+
+
+def _joined(at: str, location: str, url: str) -> str:
+    """The address that a redirect leads to."""
+    try:
+        return urljoin(at, location)
+    except ValueError:
+        raise _error("url_not_allowed", url, "leads to what is no URL") from None
 
 
 def _bytes(letter: str) -> bytes:

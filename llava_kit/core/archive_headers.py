@@ -179,7 +179,7 @@ def _attributes(note: bytes) -> dict[str, str]:
     found = {}
     while note:
         length, space, _ = note.partition(b" ")
-        if not space or not length.isdigit() or not len(length) < int(length[:9]) <= len(note):
+        if not space or not length.isdigit() or len(length) > 9 or not len(length) < int(length) <= len(note):
             break
         key, _, value = note[len(length) + 1 : int(length)].rstrip(b"\n").partition(b"=")
         found[_text(key)] = _text(value)

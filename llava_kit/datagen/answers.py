@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from ..core.teacher import TeacherAnswer, TeacherRequest
+from ..errors import DataError
 from ..store.journal import Journal
 
 # Bytes of a prompt's text for each token where no endpoint counted: about four letters of English (OpenAI's rule of thumb).
@@ -31,9 +32,16 @@ class Answers:
         self.counted_letters = self.counted_tokens = 0
         with open(path, "rb") as file:
             place = len(file.readline())
-            for line in file:
+            for number, line in enumerate(file, 2):
                 if line.endswith(b"\n"):
-                    self._take(loads(line), place)
+                    try:
+                        self._take(loads(line), place)
+                    except (ValueError, KeyError, TypeError, RecursionError):
+                        self._journal.close()
+                        raise DataError(
+                            f"{path}:{number}: is damaged ({line[:20]!r}...); expected an answer. Take that line out (`sed -i "
+                            f"{number}d`): what it held is asked again, and all else is kept"
+                        ) from None
                 place += len(line)
         self._end, self._synced = place, monotonic()
         self._reader = open(path, "rb")  # noqa: SIM115 - closed by `close`
@@ -106,15 +114,12 @@ class Answers:
     def _take(self, entry: Mapping[str, Any], place: int) -> None:
         self._places[bytes.fromhex(entry["key"])] = place
         letters, said = entry["letters"]
-        if entry["input"] or entry["output"]:
-            self.input_tokens += entry["input"]
-            self.output_tokens += entry["output"]
+        if entry["input"]:  # some endpoints count one side alone
             self.counted_letters += letters
             self.counted_tokens += entry["input"]
-        else:
-            self.estimated += 1
-            self.input_tokens += round(letters / LETTERS_PER_TOKEN)
-            self.output_tokens += round(said / LETTERS_PER_TOKEN)
+        self.input_tokens += entry["input"] or round(letters / LETTERS_PER_TOKEN)
+        self.output_tokens += entry["output"] or round(said / LETTERS_PER_TOKEN)
+        self.estimated += not (entry["input"] and (entry["output"] or not said))
 
 
 def letters_of(request: TeacherRequest) -> int:

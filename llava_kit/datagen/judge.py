@@ -38,7 +38,9 @@ _TOLD = re.compile(
 )
 _WORDS_OF_THE_PROMPT = {"caption": re.compile(r"\bcaption(?:s|ed|ing)?\b", re.I), "box": re.compile(r"\bbox(?:es)?\b", re.I)}
 # Marks of prompts: a model that learns to write them ends or breaks its turn.
-_MARKS = re.compile(r"<image>|</?s>|<\|[^|>\n]{1,40}\|>|\[/?INST\]|<<SYS>>|^(?:USER|ASSISTANT|SYSTEM):", re.MULTILINE)
+_MARKS = re.compile(
+    r"<image>|</?s>|<\|[^|>\n]{1,40}\|>|\[/?INST\]|<<SYS>>|</?think(?:ing)?>|^(?:USER|ASSISTANT|SYSTEM):", re.MULTILINE
+)
 _WORD = re.compile(r"\w+(?:'\w+)?")
 
 _LOST = "\N{REPLACEMENT CHARACTER}"
@@ -68,8 +70,9 @@ class Judge:
         """
         text = "\n".join(part for turn in turns for part in turn)
         _check_end(answer)
+        self._check_not_too_long(text)  # first: all else would take a second for each 10 MB
         _check_words(text, told)
-        self._check_lengths(turns, text, type)
+        self._check_lengths(turns, type)
         self._check_repetition(turns)
         self._check_junk(text, told)
         if any(run in self._leaks for run in runs(text, LEAK_WORDS)):
@@ -77,12 +80,15 @@ class Judge:
         if type == "reasoning" and self.options.reveals:
             _check_reveals(turns[0][0], told)
 
-    def _check_lengths(self, turns: Turns, text: str, type: ResponseType) -> None:
-        words, said = sum(len(answer.split()) for _, answer in turns), len(text.split())
-        if words < self.options.min_words[type]:
-            raise Rejected("too_short", f"the answer has {words} words; expected at least {self.options.min_words[type]}")
+    def _check_not_too_long(self, text: str) -> None:
+        said = len(text.split())
         if said > self.options.max_words:
             raise Rejected("too_long", f"it has {said} words; expected at most {self.options.max_words}")
+
+    def _check_lengths(self, turns: Turns, type: ResponseType) -> None:
+        words = sum(len(answer.split()) for _, answer in turns)
+        if words < self.options.min_words[type]:
+            raise Rejected("too_short", f"the answer has {words} words; expected at least {self.options.min_words[type]}")
         if type == "conversation" and len(turns) < self.options.min_turns:
             raise Rejected("too_few_turns", f"found {len(turns)} questions; expected at least {self.options.min_turns}")
 

@@ -139,8 +139,8 @@ class Work:
             "prompts": dict(self.prompts.digests),
             "sampling": [self.options.seed, self.options.temperature, self.options.max_tokens],
         }
-        with suppress(FileNotFoundError, ValueError):
-            then = json.loads(path.read_text(encoding="utf-8"))
+        then = _read_settings(path)
+        if then is not None:
             now = json.loads(json.dumps(now))
             if then["source"] != now["source"] and len(self.answers):
                 raise DataError(
@@ -260,6 +260,15 @@ def _heard(asker: Asker) -> Iterator[None]:
             loop.remove_signal_handler(number)
         for number in asked:
             signal.signal(number, before[number])
+
+
+def _read_settings(path: Path) -> dict[str, Any] | None:
+    """What was set the last time; None where nothing is known of it. What was asked is in the answers' own keys."""
+    with suppress(FileNotFoundError, ValueError, RecursionError):
+        then = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(then, dict) and "source" in then and isinstance(then.get("prompts"), dict):
+            return then
+    return None
 
 
 def _check_folder(folder: Path) -> None:

@@ -121,10 +121,13 @@ class OpenAiTeacher(Teacher):
     def _read(self, body: Any) -> TeacherAnswer:
         try:
             choice = body["choices"][0]
-            text, finish = choice["message"].get("content"), choice.get("finish_reason") or "stop"
+            text, finish = _joined(choice["message"].get("content")), choice.get("finish_reason") or "stop"
             refusal = choice["message"].get("refusal")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise TeacherError("malformed", "the endpoint's answer has no choices[0].message", transient=True) from None
+            # Some gateways answer 200 and tell their error in the body.
+            words = self.hidden(_words_of(body["error"])) if isinstance(body, Mapping) and body.get("error") else ""
+            told = f"the endpoint's answer has no choices[0].message{f', but says: {words}' if words else ''}"
+            raise TeacherError("malformed", told, transient=True) from None
         if text is None:
             text = refusal or ""
         if not isinstance(text, str) or not isinstance(finish, str):
@@ -232,6 +235,15 @@ def _words_of(body: Any) -> str:
             return " ".join(str(part) for part in (code, message) if part)
         return str(inner)
     return "" if body is None else str(body)
+
+
+def _joined(content: Any) -> Any:
+    """A text that came in parts as one; anything else as it is."""
+    if isinstance(content, list) and content and all(isinstance(part, Mapping) for part in content):
+        texts = [part.get("text") for part in content if part.get("type") == "text"]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(texts) or None
+    return content
 
 
 def _count(usage: Any, name: str) -> int:

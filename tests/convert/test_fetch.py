@@ -128,7 +128,8 @@ def test_chunks(server):
             for text in ("192.0.2.1", "198.18.0.1", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1")
         ),
         *((text, False) for text in ("::ffff:10.0.0.1", "::ffff:127.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "2001:db8::1")),
-        *((text, False) for text in ("2001:0:4136:e378:8000:63bf:3fff:fdd2", "64:ff9b:1::1")),
+        *((text, False) for text in ("2001:0:4136:e378:8000:63bf:3fff:fdd2", "64:ff9b:1::1", "fec0::1", "3fff::1")),
+        *((text, False) for text in ("192.88.99.1", "2606:2800::5efe:a00:1", "2606:2800::200:5efe:8.8.8.8")),
     ],
 )
 def test_which_addresses_are_public(address, public):
@@ -191,16 +192,23 @@ def test_redirects_are_walked_under_the_same_rules(server):
         "/both": answer(b"", "302 Found", f"Location: http://both.test:{port}/a.jpg"),
         "/file": answer(b"", "302 Found", "Location: file:///etc/passwd"),
         "/keys": answer(b"", "302 Found", "Location: http://me:secret@pictures.test/"),
+        "/none": answer(b"", "302 Found", "Location: http://["),
     }
     base = f"http://pictures.test:{port}"
     assert fetcher().fetch(f"{base}/1") == JPEG
     assert "more than 3 redirects" in str(refusal(f"{base}/0"))
     before = len(server.requests)
-    for path in ("inner", "address", "both", "file", "keys"):
+    for path in ("inner", "address", "both", "file", "keys", "none"):
         error = refusal(f"{base}/{path}")
         assert error.reason == "url_not_allowed"
         assert "secret" not in str(error)
-    assert len(server.requests) == before + 5  # none was asked but for the redirect itself
+    assert len(server.requests) == before + 6  # none was asked but for the redirect itself
+
+
+def test_a_chunk_of_less_than_nothing(server):
+    server.pages["/"] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc"
+    error = refusal(f"http://pictures.test:{server.port}/")
+    assert (error.reason, "no HTTP" in str(error)) == ("fetch_failed", True)
 
 
 def test_bodies_that_are_too_large(server):

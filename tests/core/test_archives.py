@@ -164,6 +164,17 @@ def wide_pax(path):
     return str(path)
 
 
+def wide_record(path):
+    """An extended header whose first record is said to be 10,000 bytes long, in a number of 5,000 digits."""
+    note = b"0" * 4 + b"10000" + b"0" * 5000 + b" a=b\n"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        info = tarfile.TarInfo("x")
+        info.type, info.size = tarfile.XHDTYPE, 20_000
+        archive.addfile(info, io.BytesIO(note.ljust(20_000, b" ")))
+        archive.addfile(tarfile.TarInfo("a.txt"))
+    return str(path)
+
+
 def overlapping_zip(path):
     """A directory whose two entries point at the same bytes, as in Fifield's bombs."""
     zip_of(path, {"a": b"1" * 1000, "b": b"2" * 1000})
@@ -344,3 +355,7 @@ def test_whatever_is_changed_in_an_archive_it_is_read_or_refused(tmp_path, seed)
     except (DataError, UnsafeError):
         return
     assert all(isinstance(content, bytes) for content in found.values())
+
+
+def test_a_record_whose_length_is_a_book_is_left_out(tmp_path):
+    assert list(read_all(wide_record(tmp_path / "archive"))) == ["a.txt"]

@@ -44,6 +44,7 @@ def why(judge, text, type="detail", told=TOLD, finish="stop"):
         (GOOD + " </s> And then it wakes up.", "marks"),
         (GOOD + " <image>", "marks"),
         (GOOD + " <|im_end|>", "marks"),
+        ("<think>\nThey want it described.\n</think>\n" + GOOD, "marks"),
         (" ".join([GOOD] * 5), "repetition"),
         (GOOD + " \x07", "junk"),
         (GOOD + " \N{REPLACEMENT CHARACTER}", "junk"),

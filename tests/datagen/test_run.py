@@ -91,6 +91,16 @@ def test_nothing_is_asked_twice(make_options, pictures, said):
     assert (after.folder / "data.jsonl").read_bytes() == text
 
 
+@pytest.mark.parametrize("text", ["[]", '{"x": 1}', '{"source": {}, "prompts": 3}', "", "\0\0"])
+def test_damaged_settings_cost_nothing(make_options, pictures, said, text):
+    before = generate(make_options(types=ALL), source=pictures(), teacher=said())
+    (before.folder / "generate.json").write_text(text)
+    again = said()
+    assert generate(make_options(types=ALL), source=pictures(), teacher=again).exit_code == 0
+    assert not again.asked
+    assert '"source"' in (before.folder / "generate.json").read_text()
+
+
 def test_only_what_changed_is_asked_again(make_options, pictures, said, tmp_path):
     told = []
     generate(make_options(types=ALL), source=pictures(), teacher=said())

@@ -130,6 +130,8 @@ DAMAGED = {
     "a text of -1": b"\x80\x02T\xff\xff\xff\xff.",
     "a number of 10,000 digits": b"L" + b"9" * 10_000 + b"L\n.",
     "a text that is a sum": b"S1+1\n.",
+    "a text with half a quote": b"S'\n.",
+    "a long sum of texts": b"S''" + b"+-" * 100_000 + b"1\n.",
     "no pickle": b"<html>Not found</html>",
 }
 

@@ -213,6 +213,21 @@ def test_lines_of_results():
         assert error.value.reason == reason
 
 
+def test_a_text_in_parts_is_one_text():
+    parts = [{"type": "text", "text": "A cat "}, {"type": "reasoning", "text": "hm"}, {"type": "text", "text": "sleeps."}]
+    body = {"choices": [{"message": {"content": parts}}]}
+    assert teacher_of().batch_answer({"response": {"status_code": 200, "body": body}}).text == "A cat sleeps."
+
+
+def test_an_error_that_is_called_a_success_is_told_without_the_key():
+    teacher = teacher_of()
+    teacher.ready()
+    body = {"error": {"code": 502, "message": f"upstream refused {KEY}"}}
+    with pytest.raises(TeacherError, match="but says: 502 upstream refused") as error:
+        teacher.batch_answer({"response": {"status_code": 200, "body": body}})
+    assert KEY not in str(error.value)
+
+
 def test_a_refusal_in_a_field_of_its_own_is_its_text():
     body = {"choices": [{"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}]}
     assert teacher_of().batch_answer({"response": {"status_code": 200, "body": body}}).text == "I cannot."
