@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,8 @@ def _head(path: str) -> bytes:
     try:
         if os.path.isdir(path) or (not os.path.exists(path) and any(mark in path for mark in _PATTERNS)):
             return b""
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # what is read of it is gone, and without a writer it waits for ever
+            raise DataError(f"{path}: is a pipe; data are read more than once, so write them to a file first")
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
     except OSError as error:
@@ -102,7 +105,7 @@ def _looks(path: str, head: bytes) -> str:
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.end < len(head) - 4:  # else the head ends within a letter
+        if error.reason != "unexpected end of data":  # the head may end within a letter
             byte = f"its byte {error.start} is 0x{head[error.start]:02x}"
             return f"a text that is not UTF-8 ({byte}), perhaps {_iconv('WINDOWS-1252')}"
     names = section_names(head)
@@ -125,6 +128,7 @@ _BEGINNINGS = {
     b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first: unzstd FILE",
     b"PAR1": "a Parquet file",
     b"ARROW1": "an Arrow file",
+    **{bytes((0x80, protocol)): "a pickle" for protocol in (2, 3, 4, 5)},
     b"SQLite format 3": "a database of SQLite",
     b"\x89HDF": "an HDF5 file",
     b"version https://git-lfs": "a pointer of git-lfs, not the file itself; run `git lfs pull`",

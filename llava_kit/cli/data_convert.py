@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .data_source import WORDS, WORDS_HELP, add_source
@@ -106,17 +107,15 @@ def _tell(done: Converted, arguments: argparse.Namespace) -> int:
         return 3 if done.rejected else 0
     form = FORMS[arguments.to]
     where = done.folder / form.file if form.file else f"{done.folder} ({arguments.to})"
-    shown = [f"{done.counts[name]:,} {name}" for name in ("pictures", "clips") if done.counts.get(name)]
-    print(", ".join([f"{done.samples:,} samples in {where}", *shown]))
+    print(", ".join([f"{_many(done.samples, 'sample')} in {where}", *_shown(done)]))
     if done.before:
         print(f"of these {done.before:,} were looked at by an earlier run of the same command")
     for name, count in sorted(done.counts.items()):
         if name.startswith("boxes "):
-            print(f"{count:,} samples have {_BOXES[name]}")
+            print(f"{_many(count, 'sample')} {'has' if count == 1 else 'have'} {_BOXES[name]}")
     if not done.rejected:
         return 0
-    samples = "sample" if done.rejected == 1 else "samples"
-    print(f"{done.rejected:,} {samples} rejected, told in {done.folder / REJECTED}", file=sys.stderr)
+    print(f"{_many(done.rejected, 'sample')} rejected, told in {done.folder / REJECTED}", file=sys.stderr)
     for reason, count in sorted(done.bad.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:>7,}  {reason}", file=sys.stderr)
     with open(done.folder / REJECTED, encoding="utf-8") as file:
@@ -126,6 +125,20 @@ def _tell(done: Converted, arguments: argparse.Namespace) -> int:
     if done.rejected > _SHOWN:
         print(f"... and {done.rejected - _SHOWN:,} more", file=sys.stderr)
     return 3
+
+
+def _shown(done: Converted) -> Iterator[str]:
+    """What the samples show: of pictures in files how many there are, and how often they are shown if that is more."""
+    places, clips = done.counts.get("pictures", 0), done.counts.get("clips", 0)
+    files = done.counts.get("picture_files", places)
+    if places:
+        yield _many(files, "picture") + (f" (shown {places:,} times)" if places != files else "")
+    if clips:
+        yield _many(clips, "clip")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 _BOXES = {

@@ -97,5 +97,7 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
         block = options
         for key in above:
             block = block.setdefault(key, {})
+            if not isinstance(block, dict):
+                raise LlavaKitError(f"found {word!r} after {key}={block}; a key has a value, or keys of its own")
         block[last] = plain(read_value(value)) if value else ""
     return options

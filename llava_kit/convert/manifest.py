@@ -15,6 +15,7 @@ from ..errors import DataError
 MANIFEST = "dataset.json"
 VERSION = 1
 _COUNTS = ("samples", "pictures", "clips")
+_FILES = "picture_files"
 _BOXES = "boxes "
 
 
@@ -29,6 +30,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any], counts: Mapping[str, 
             "llava_kit_dataset": VERSION,
             "image_root": os.path.relpath(about["image_root"], folder) if about["image_root"] else ".",
             **{name: counts.get(name, 0) for name in _COUNTS},
+            **{name: counts[name] for name in (_FILES,) if name in counts},
             "rejected": sum(bad.values()),
             "rejected_by_reason": dict(sorted(bad.items())),
             "samples_with_boxes": {
@@ -43,7 +45,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any], counts: Mapping[str, 
 def counts_of(manifest: Mapping[str, Any]) -> dict[str, int]:
     """The counts with which a manifest was written."""
     boxes = {f"{_BOXES}{name}": count for name, count in manifest["samples_with_boxes"].items()}
-    return {**{name: manifest[name] for name in _COUNTS if manifest[name]}, **boxes}
+    return {**{name: manifest[name] for name in (*_COUNTS, _FILES) if manifest.get(name)}, **boxes}
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from ..core.source import DataSource
 from ..data.workers import make_ahead
 from ..errors import DataError, LlavaKitError, TrainingError
 from ..store.journal import Journal, differences
+from ..store.pictures import PictureStore
 from .block import Block, BlockMaker, Settings, WriteError, clear_unfinished, disk_error
 from .files import Files
 from .forms import FORMS, form_of
@@ -32,7 +33,11 @@ Show = Callable[[int, int], None]
 
 
 class Converted(NamedTuple):
-    """What stands in the folder. `before`: samples that an earlier run of the same command had done."""
+    """What stands in the folder. `before`: samples that an earlier run of the same command had done.
+
+    `counts` are of `samples`, the `pictures` and `clips` that they show (one shown twice counts twice), `boxes <convention>`,
+    and, in forms that write pictures to files, `picture_files`: each different picture once.
+    """
 
     folder: Path
     counts: Mapping[str, int]
@@ -96,6 +101,8 @@ def _go_on(folder: Path, journal: Journal, about: Mapping[str, Any], make: Block
             show(min(make.count, (number + 1) * form.block), make.count)
         files.finish()
         counts, bad = dict(files.counts), dict(files.bad)
+    if form.has_folder and make.settings.keep_root is None:
+        counts["picture_files"] = PictureStore(folder, folder / UNFINISHED).count()
     write_manifest(folder, about, counts, bad)
     # From here on the manifest speaks for the folder.
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)

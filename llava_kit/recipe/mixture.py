@@ -9,7 +9,7 @@ import math
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field
 
 from .blocks import Block, Name, Part
 
@@ -36,7 +36,7 @@ class Ingredient(Block):
     take: Annotated[str, AfterValidator(_take)] = Field(
         default="all", description="all, first:N, end:N or random:N samples; N is a count, or a share such as 25%, rounded up"
     )
-    repeat: PositiveInt = Field(default=1, description="how many times what is taken stands in the mixture")
+    repeat: int = Field(default=1, ge=1, le=1_000_000, description="how many times what is taken stands in the mixture")
 
     @property
     def rule(self) -> str:

@@ -64,6 +64,10 @@ class PictureStore:
             self._write(f"{name}/{number:05}.{frame.ending}", frame.data)
         return name
 
+    def count(self) -> int:
+        """How many picture files there are, those of clips left out."""
+        return sum(len(files) for _, _, files in os.walk(self.folder / "images"))
+
     def _write(self, name: str, data: bytes) -> str:
         path = self.folder / name
         try:

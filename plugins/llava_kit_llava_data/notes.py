@@ -48,13 +48,20 @@ def _box(entry: Any, number: int) -> Box:
         raise _error(f"box {number} has {_kind(label)} as its label; expected a text")
     if not isinstance(sides, list) or len(sides) != 4 or not all(_is_number(side) for side in sides):
         raise _error(f"box {number} ({label[:40]!r}) is {str(sides)[:80]}; expected [left, top, right, bottom] in shares")
-    if not all(math.isfinite(side) for side in sides):
+    if not all(_is_finite(side) for side in sides):
         raise _error(f"box {number} ({label[:40]!r}) is {str(sides)[:80]}; expected numbers that are finite")
     return Box(label, *map(float, sides))
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def _kind(value: Any) -> str:

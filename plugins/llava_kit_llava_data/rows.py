@@ -8,31 +8,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from llava_kit.core.annotations import Annotations
 from llava_kit.core.conversation import ImageRef, ImageSlot, Message
+from llava_kit.core.turns import IMAGE, ROLES, Role, picture_first
 from llava_kit.errors import SampleError
 
 from . import LlavaJsonOptions
 from .notes import read_annotations
 from .references import read_folder, read_reference
 
-IMAGE, VIDEO = "<image>", "<video>"
-Role = Literal["system", "user", "assistant"]
-ROLES: Mapping[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-    # Whoever answered in collections of shared chats.
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-}
+VIDEO = "<video>"
 # Calls of tools are said by the model, and what they give is told to it (ShareGPT with tools, OpenAI's role `tool`).
 TOOLS: Mapping[str, Role] = {
     "function_call": "assistant",
@@ -154,7 +141,7 @@ def _read_turn(entry: Any, number: int, image_root: str, rate: float) -> _Turn:
     if not isinstance(role, str) or role not in _SPEAKERS:
         raise SampleError("bad_turns", f"turn {number} is by {role!r}; expected one of {', '.join(_SPEAKERS)}")
     if entry.get("tool_calls"):
-        content, tool = _calls(entry["tool_calls"], content), True
+        content, tool = _calls(entry["tool_calls"], content, number), True
     if isinstance(content, str):
         return _Turn(_SPEAKERS[role], [content], tool)
     if not isinstance(content, list):
@@ -163,8 +150,10 @@ def _read_turn(entry: Any, number: int, image_root: str, rate: float) -> _Turn:
     return _Turn(_SPEAKERS[role], [_read_part(part, number, image_root, rate) for part in content], tool)
 
 
-def _calls(calls: Any, content: Any) -> str:
+def _calls(calls: Any, content: Any, number: int) -> str:
     """OpenAI's calls of tools as ShareGPT has them: a JSON object a line, under what else was said."""
+    if not isinstance(calls, list):
+        raise SampleError("bad_row", f"turn {number} has a {type(calls).__name__} as its tool_calls; expected a list")
     functions = [call.get("function", call) if isinstance(call, dict) else call for call in calls]
     lines = [json.dumps(function, ensure_ascii=False) for function in functions]
     return "\n".join([*([content] if isinstance(content, str) and content else []), *lines])
@@ -265,7 +254,7 @@ def _seat_pictures(
                 parts.append(ImageSlot(len(images)))
                 images.append(piece)
         if move and something:
-            parts = _picture_first(parts)
+            parts = picture_first(parts)
         messages.append(Message(turn.role, tuple(part for part in parts if part != "")))
     wrong = wrong or _wrong_places(listed, num_places)
     if wrong is not None:
@@ -289,12 +278,3 @@ def _wrong_places(listed: _Listed, num_places: Mapping[str, int]) -> SampleError
                 "one as of the other",
             )
     return None
-
-
-def _picture_first(parts: list[str | ImageSlot]) -> list[str | ImageSlot]:
-    """A turn's only picture on a line before its text, and the text without the space around it, as the original has it."""
-    slots = [part for part in parts if isinstance(part, ImageSlot)]
-    if len(slots) != 1:
-        return parts
-    text = "".join(part for part in parts if isinstance(part, str)).strip()
-    return [slots[0], f"\n{text}"] if text else [slots[0]]

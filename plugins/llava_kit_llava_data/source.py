@@ -23,7 +23,8 @@ class LlavaJsonSource(DataSource):
         self._file = JsonRows(self.path)
         self._rows = range(len(self._file))[options.start : options.stop]
         if not self._rows:
-            found = f"{len(self._file)} rows" + (f", none from {options.start} to {options.stop}" if len(self._file) else "")
+            till = "the end" if options.stop is None else options.stop
+            found = f"{len(self._file)} rows" + (f", none from {options.start} to {till}" if len(self._file) else "")
             raise DataError(f"{self.path}: found {found}; expected at least one conversation")
 
     def __len__(self) -> int:

@@ -21,6 +21,8 @@ _SAME = {"training": "train", "testing": "test", "valid": "validation", "val": "
 # Of each file so much of its beginning and its end is looked at for the fingerprint: the footer of a Parquet file and the
 # directory of a zip are there, with the places and sizes of all that is between.
 _SAMPLE_BYTES = 1 << 16
+# `dataset.json` says in its first line whose it is.
+_HEAD = 200
 
 
 def find_files(paths: str | Sequence[str], endings: tuple[str, ...], split: str | None = None) -> list[str]:
@@ -61,6 +63,15 @@ def name_of(paths: str | Sequence[str]) -> str:
     first = paths if isinstance(paths, str) else paths[0]
     base = os.path.basename(os.path.abspath(first))
     return re.split(r"[.*{\[]", base)[0].strip("-_") or os.path.basename(os.path.dirname(os.path.abspath(first)))
+
+
+def source_of(paths: str | Sequence[str], files: Sequence[str]) -> str:
+    """The usual tag `source` of their rows: `name_of`, or nothing for files of `data convert`, whose rows say it themselves."""
+    try:
+        with open(os.path.join(os.path.dirname(files[0]), "dataset.json"), "rb") as file:
+            return "" if b'"llava_kit_dataset"' in file.read(_HEAD) else name_of(paths)
+    except OSError:
+        return name_of(paths)
 
 
 def root_of(files: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from llava_kit.errors import DataError, SampleError, first_line
 
 from . import ParquetOptions
 from .columns import Columns, choose_columns
-from .files import find_files, fingerprint_files, name_of, root_of
+from .files import find_files, fingerprint_files, root_of, source_of
 from .library import need
 from .rows import RowReader
 
@@ -39,7 +39,7 @@ class ParquetSource(DataSource):
         self.columns, counts = _survey(parquet, self.files, options)
         self._begins = np.cumsum([0, *(count for _, _, count in counts)])
         self._groups = np.array([(file, group) for file, group, _ in counts], np.int32).reshape(-1, 2)
-        self._reader = RowReader(options, root_of(self.files), name_of(options.path))
+        self._reader = RowReader(options, root_of(self.files), source_of(options.path, self.files))
         self._rows = _RowGroups(self.files, self.columns.used(), options.cache_megabytes * 2**20)
         if not len(self):
             raise DataError(f"{self.files[0]}: found no rows in {len(self.files)} files; expected at least one")

@@ -7,20 +7,18 @@ question. Pictures come as their bytes, or as names under `image_root`; nothing 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from llava_kit.core.annotations import CONVENTIONS, Annotations, Box
 from llava_kit.core.conversation import Conversation, ImageBytes, ImageFile, ImageSlot, Message, Picture, Sample
+from llava_kit.core.turns import IMAGE, ROLES, Role, picture_first
 from llava_kit.errors import SampleError
 
 from . import _TableOptions
 from .columns import Columns
-
-IMAGE = "<image>"
-Role = Literal["system", "user", "assistant"]
-ROLES: Mapping[str, Role] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
 class _Turn(NamedTuple):
@@ -32,7 +30,7 @@ class _Turn(NamedTuple):
 
 
 class RowReader:
-    """Makes samples of rows. `root` is where pictures that are only named are read from, `name` the usual tag `source`."""
+    """Makes samples of rows. `root` is where pictures that have a name alone are, `name` the tag `source` of rows without one."""
 
     def __init__(self, options: _TableOptions, root: str, name: str):
         self.root, self.source = options.image_root or root, options.name or name
@@ -51,14 +49,16 @@ class RowReader:
             system = row.get("system") if isinstance(row.get("system"), str) else None
             if turns and turns[0].role == "system":
                 system, turns = "".join(part for part in turns[0].content if part), turns[1:]
-            tags = {"source": self._source(row, columns), **_tags(row)}
+            source = self._source(row, columns)
+            tags = {**({"source": source} if source else {}), **_tags(row)}
             # An answer that nobody asked for has nothing to be learnt from; the original leaves it out too.
             if turns and turns[0].role == "assistant":
                 turns, tags["skipped_first_turn"] = turns[1:], True
             messages = _seat(turns, len(pictures), self.move)
+            annotations = _annotations(row, columns)
         except SampleError as error:
             raise SampleError(error.reason, f"row {number}: {error.message}", sample_id=name) from None
-        return Sample(name, Conversation(messages, system), tuple(pictures), tags, _annotations(row, columns))
+        return Sample(name, Conversation(messages, system), tuple(pictures), tags, annotations)
 
     def _pictures(self, value: Any) -> Iterator[Picture]:
         """The pictures that a cell holds: none, one or several."""
@@ -178,10 +178,8 @@ def _seat(turns: list[_Turn], num_pictures: int, move: bool) -> tuple[Message, .
     messages = []
     for turn in cut:
         parts = [ImageSlot(next(numbers)) if part is None else part for part in turn.content]
-        shown = [part for part in parts if isinstance(part, ImageSlot)]
-        if move and not placed and len(shown) == 1:
-            text = "".join(part for part in parts if isinstance(part, str)).strip()
-            parts = [shown[0], f"\n{text}" if text else ""]
+        if move and not placed:
+            parts = picture_first(parts)
         messages.append(Message(turn.role, tuple(part for part in parts if part != "")))
     return tuple(messages)
 
@@ -206,9 +204,7 @@ def _annotations(row: Mapping[str, Any], columns: Columns) -> Annotations:
         captions = _captions(row.get(columns.caption))
     return Annotations(
         captions=tuple(captions),
-        boxes=tuple(Box(entry["label"], *map(float, entry["box"])) for entry in boxes if _is_box(entry))
-        if isinstance(boxes, list)
-        else (),
+        boxes=tuple(_box(entry) for entry in boxes if _is_box(entry)) if isinstance(boxes, list) else (),
         text_boxes=convention if convention in CONVENTIONS else None,
     )
 
@@ -227,6 +223,17 @@ def _is_box(entry: Any) -> bool:
         return False
     numbers = entry.get("box")
     return isinstance(numbers, list) and len(numbers) == 4 and all(isinstance(number, int | float) for number in numbers)
+
+
+def _box(entry: Mapping[str, Any]) -> Box:
+    try:
+        box = Box(entry["label"], *map(float, entry["box"]))
+    except OverflowError:  # an int beyond all floats
+        box = None
+    if box is None or not all(map(math.isfinite, box[1:])):
+        told = f"box {entry['label'][:40]!r} is {str(entry['box'])[:80]}; expected numbers that are finite"
+        raise SampleError("bad_annotation", told)
+    return box
 
 
 def _tags(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from llava_kit.errors import DataError, SampleError
 
 from . import WebdatasetOptions
 from .columns import Kind, choose_columns, kind_of_value
-from .files import find_files, fingerprint_files, name_of, root_of
+from .files import find_files, fingerprint_files, name_of, root_of, source_of
 from .rows import RowReader
 from .shards import PICKLES, PICTURES, TEXTS, Shards
 
@@ -28,7 +28,7 @@ class WebdatasetSource(DataSource):
         self.files = find_files(options.path, ENDINGS, options.split)
         self._shards = Shards(self.files)
         self.ignored = dict(self._shards.ignored)
-        self._reader = RowReader(options, root_of(self.files), name_of(options.path))
+        self._reader = RowReader(options, root_of(self.files), source_of(options.path, self.files))
         if not len(self._shards):
             held = f" but {_counted(self.ignored)}" if self.ignored else ""
             raise DataError(

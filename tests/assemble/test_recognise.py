@@ -65,7 +65,7 @@ def empty_tar() -> bytes:
         (picture("PNG"), "a file of PNG"),
         (b"%PDF-1.7", "a file of PDF"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
-        (b"\x80\x04\x00\x00abcdefgh", "a file of bytes that begins with 80 04 00 00 61 62 63 64"),
+        (b"\x81\x04\x00\x00abcdefgh", "a file of bytes that begins with 81 04 00 00 61 62 63 64"),
     ],
 )
 def test_what_no_source_knows_is_described(tmp_path, data, told):

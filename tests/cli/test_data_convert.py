@@ -46,7 +46,7 @@ def test_bad_samples_are_told_and_kept_aside(tmp_path, capsys):
     assert run(path, tmp_path / "out", "--workers", 2) == 3
     told = capsys.readouterr()
     assert told.out == (
-        f"64 samples in {tmp_path}/out/data.json, 64 pictures\n"
+        f"64 samples in {tmp_path}/out/data.json, 9 pictures (shown 64 times)\n"
         "8 samples have boxes beside the text (shares of the picture's sides)\n"
         "8 samples have boxes in their text, in shares of the picture padded to a square\n"
     )
@@ -61,6 +61,7 @@ def test_bad_samples_are_told_and_kept_aside(tmp_path, capsys):
         "folder": str(tmp_path / "out"),
         "samples": 64,
         "pictures": 64,
+        "picture_files": 9,
         "boxes beside the text": 8,
         "boxes padded": 8,
         "rejected": 16,
@@ -100,6 +101,19 @@ stages:
     clip_norm: 1.0
     validate: {source: {type: shapes, task: instruct, split: validation, size: 3}, every: 5}
 """
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fields=5", "fields.id=key"], "found 'fields.id=key' after fields=5"),
+        (["a=[1]", "a.b.c=2"], "found 'a.b.c=2' after a=[1]"),
+    ],
+)
+def test_a_key_with_a_value_has_no_keys(tmp_path, capsys, words, told):
+    path = write_rows(tmp_path, 3)
+    assert run(path, *words, tmp_path / "out") == 2
+    assert told in capsys.readouterr().err
 
 
 def test_the_data_of_a_stage(tmp_path, capsys):

@@ -58,7 +58,8 @@ def test_pictures_keep_their_bytes_and_are_written_once(tmp_path):
     originals = {path.read_bytes() for path in (tmp_path / "pics").iterdir() if path.name != "page.jpg"}
     written = [path for path in (tmp_path / "out" / "images").rglob("*") if path.is_file()]
     shown = {path.read_bytes() for path in written}
-    assert len(written) == len(shown)
+    assert len(written) == len(shown) == done.counts["picture_files"]
+    assert dict(convert(source, 60, tmp_path / "out").counts) == dict(done.counts)
     assert shown <= originals
     assert {path.suffix for path in written} == {".jpg", ".png"}  # what is a PNG is called so
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]

@@ -27,6 +27,8 @@ def run(*words) -> int:
         ("rows.json", gzip.compress(b"[]"), "a gzip file; unpack it first"),
         ("rows.json", '[{"conversations": []}]'.encode("utf-16"), "a text in UTF-16: iconv -f UTF-16 -t UTF-8"),
         ("rows.json", b'{"version": 1, "data": [{"x": 1}]}', "a JSON object with the keys 'version', 'data'"),
+        ("rows.csv", "image,caption\r\np.jpg,caf\xe9\r\n".encode("latin-1"), "a text that is not UTF-8 (its byte 24 is 0xe9)"),
+        ("rows.p", b"\x80\x04cos\nsystem\n(S'id'\ntR.", "a pickle"),
         ("rows.csv", b"id,text\n1,hello\n", "a text that begins with 'id,text"),
     ],
 )
@@ -37,6 +39,29 @@ def test_files_that_no_source_knows(tmp_path, capsys, name, data, told):
     assert told in shown
     assert "known are" in shown
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name")
+def test_a_pipe_is_told_and_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "rows.json")
+    assert run(tmp_path / "rows.json", tmp_path / "out") == 3
+    assert "is a pipe; data are read more than once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason", "told"),
+    [
+        ({"boxes": [{"label": "x", "box": [10**400, 0, 1, 1]}]}, "bad_annotation", "expected numbers that are finite"),
+        ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "bad_row", "has a int as its tool_calls; expected a list"),
+    ],
+)
+def test_rows_that_no_program_writes_cost_themselves(tmp_path, capsys, extra, reason, told):
+    good = {"id": "a", "conversations": turns()}
+    bad = {"id": "b", **({} if "messages" in extra else {"conversations": turns()}), **extra}
+    (tmp_path / "rows.json").write_text(json.dumps([good, bad]))
+    assert run(tmp_path / "rows.json", tmp_path / "out", "--workers", 1) == 3
+    assert f"b: {reason}: row 1: " in (shown := capsys.readouterr().err)
+    assert told in shown
 
 
 def test_a_destination_within_what_is_read(tmp_path, capsys):

@@ -150,6 +150,19 @@ def test_what_convert_writes_comes_back_whole(tmp_path):
     assert sample.tags == {"source": "coco", "provenance": "by hand"}
 
 
+@pytest.mark.parametrize("number", ["NaN", "1e999", "1" + "0" * 400])
+def test_a_box_of_no_numbers_is_told(tmp_path, number):
+    columns = {
+        "id": "a",
+        "images": [cell()],
+        "conversations": TALK,
+        "boxes": f'[{{"label": "cat", "box": [0, 0, 1, {number}]}}]',
+    }
+    with pytest.raises(SampleError, match=r"box 'cat' is .*; expected numbers that are finite") as caught:
+        one(tmp_path, columns)
+    assert (caught.value.reason, caught.value.sample_id) == ("bad_annotation", "a")
+
+
 def test_a_path_in_a_row_opens_nothing_outside_its_folder(tmp_path):
     (tmp_path / "data").mkdir()
     Image.new("RGB", (8, 6)).save(tmp_path / "secret.png")
