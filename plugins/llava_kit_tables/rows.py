@@ -30,7 +30,7 @@ class _Turn(NamedTuple):
 
 
 class RowReader:
-    """Makes samples of rows. `root` is where pictures that have a name alone are, `name` the tag `source` of rows without one."""
+    """Makes samples of rows. `root` is where pictures that have a name alone are, `name` the tag `source` of rows without."""
 
     def __init__(self, options: _TableOptions, root: str, name: str):
         self.root, self.source = options.image_root or root, options.name or name
