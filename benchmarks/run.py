@@ -7,7 +7,7 @@ import sys
 
 from . import readme
 
-DATA = ("convert", "check", "datagen", "filter", "phrases")
+DATA = ("convert", "check", "datagen", "filter")
 ROWS = ("preprocess", "tokenise", "request", "splice", "packing", "startup", *DATA, "quickstart")
 
 
