@@ -66,10 +66,10 @@ class OpenAiTeacher(Teacher):
         except openai.APIConnectionError as error:
             raise self._of_connection(error) from None
         except (ValueError, RecursionError):
-            raise TeacherError("malformed", "the endpoint's answer is no JSON", transient=True) from None
+            raise _no_json() from None
         except openai.OpenAIError as error:  # a client that refuses its own settings
             raise TeacherError("refused", self.hidden(str(error)), transient=False) from None
-        return self._read(body)
+        return self._read(_parsed(body) if isinstance(body, str) else body)
 
     def body(self, request: TeacherRequest) -> dict[str, Any]:
         """The request as the endpoint reads it."""
@@ -235,6 +235,18 @@ def _words_of(body: Any) -> str:
             return " ".join(str(part) for part in (code, message) if part)
         return str(inner)
     return "" if body is None else str(body)
+
+
+def _parsed(text: str) -> Any:
+    """The JSON of a server that does not call its answer so: the client gives that as a text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise _no_json() from None
+
+
+def _no_json() -> TeacherError:
+    return TeacherError("malformed", "the endpoint's answer is no JSON", transient=True)
 
 
 def _joined(content: Any) -> Any:

@@ -11,6 +11,7 @@ from llava_kit.core.annotations import Annotations
 from llava_kit.core.teacher import ChatMessage, TeacherError, TeacherRequest
 from llava_kit.errors import LlavaKitError, RecipeError
 from llava_kit.recipe.blocks import Part
+from llava_kit_openai.teacher import _parsed
 
 KEY = "sk-very-secret-0123456789"
 REQUEST = TeacherRequest(
@@ -217,6 +218,14 @@ def test_a_text_in_parts_is_one_text():
     parts = [{"type": "text", "text": "A cat "}, {"type": "reasoning", "text": "hm"}, {"type": "text", "text": "sleeps."}]
     body = {"choices": [{"message": {"content": parts}}]}
     assert teacher_of().batch_answer({"response": {"status_code": 200, "body": body}}).text == "A cat sleeps."
+
+
+def test_json_that_is_not_called_so_is_read():
+    teacher = teacher_of()
+    body = _parsed('{"choices": [{"message": {"content": "A cat."}}]}')
+    assert teacher._read(body).text == "A cat."
+    with pytest.raises(TeacherError, match="is no JSON"):
+        _parsed("<html>gateway</html>")
 
 
 def test_an_error_that_is_called_a_success_is_told_without_the_key():
