@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from llava_kit.core.conversation import ImagePixels
+from llava_kit.data import tokenize
 from llava_kit.data.look import look_at
 from llava_kit.errors import SampleError
 from llava_kit.splice.layout import count_newlines, count_rows
@@ -32,12 +33,22 @@ def test_a_line_of_the_list(gallery):
 
 @pytest.mark.parametrize(
     ("number", "reason"),
-    [(8, "missing_image"), (9, None), (10, "bad_row"), (11, "source_failed"), (12, "not_tokenised"), (13, "video")],
+    [(8, "missing_image"), (9, None), (10, "bad_row"), (11, "source_failed"), (12, "lone_surrogate"), (13, "video")],
 )
 def test_what_is_wrong_is_told(gallery, number, reason):
     problem = gallery.row(number)["problem"]
     assert (problem and problem["reason"]) == reason
     assert gallery.detail(number)["problem"] == problem
+
+
+def test_a_tokenizer_that_falls_over_is_shown_as_well(rows, lens, monkeypatch):
+    def fall(*_):
+        raise ValueError("no merges")
+
+    monkeypatch.setattr(tokenize, "_codec", fall)
+    problem = Gallery(Rows(rows), lens=lens).detail(0)["problem"]
+    assert problem["reason"] == "not_tokenised"
+    assert "cannot be tokenised: ValueError: no merges" in problem["message"]
 
 
 def test_a_truncated_picture_shows_when_it_is_read(gallery):
