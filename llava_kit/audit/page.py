@@ -26,10 +26,16 @@ _OWN_STYLE = """
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px }
 .error { color: var(--bad); font-weight: 600 } .warning { color: var(--s2); font-weight: 600 }
 td, td.examples { white-space: normal; text-align: left } table th { text-align: left }
-.charts, .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
+.charts, .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1rem }
+.charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
 figure { margin: 0 } .pictures img { max-width: 100%; max-height: 15rem; display: block; background: #8882 }
 figcaption, td.examples { overflow-wrap: anywhere; font-size: .85rem } td.examples div { margin-bottom: .3rem }
-td { vertical-align: top } td.number, th.number { text-align: right }
+td { vertical-align: top } td.number, th.number { text-align: right } p, code { overflow-wrap: anywhere }
+@media (max-width: 700px) {
+  main { padding: 20px 14px 40px } thead { display: none }
+  tr { display: block; padding: 8px 0; border-bottom: 1px solid var(--edge) }
+  td, td.number { display: inline; padding: 0 6px 0 0; border: 0 } td.means, td.examples { display: block; padding: 4px 0 0 }
+}
 """
 _CHARTS = (
     ("turns", "turns of a sample", False),
@@ -80,7 +86,7 @@ def _section(report: Report, source: DataSource) -> str:
     if pictured:
         told.append(f'<section><h2>Pictures of what was found</h2><div class="pictures">{pictured}</div></section>')
     charts = "".join(
-        f"<figure>{histogram({report.name: report.spread[code]}, x_label=label, log=log)}</figure>"
+        f'<figure class="card">{histogram({report.name: report.spread[code]}, x_label=label, log=log)}</figure>'
         for code, label, log in _CHARTS
         if report.spread.get(code)
     )
@@ -99,7 +105,8 @@ def _table(report: Report) -> str:
         )
         rows.append(
             f'<tr><td class="{severity}">{severity}</td><td><code>{escape(code)}</code></td>'
-            f'<td class="number">{report.counts[code]:,}</td><td>{escape(reason.means)}.<br><em>{escape(reason.todo)}</em></td>'
+            f'<td class="number">{report.counts[code]:,}</td>'
+            f'<td class="means">{escape(reason.means)}.<br><em>{escape(reason.todo)}</em></td>'
             f'<td class="examples">{examples}</td></tr>'
         )
     head = '<tr><th></th><th>reason</th><th class="number">count</th><th>what it means, what to do</th><th>where</th></tr>'

@@ -30,6 +30,25 @@ _ROWS = {
     "image_count": Reason("error", "pictures and places for them differ", "one <image> for each picture, each shown once"),
     "lost_picture": Reason("error", "says <image> or <video>, but has no picture", "give it its picture, or drop the mark"),
 }
+# Of single tools, templates and sources; a check meets them where it reads what these read.
+OF_TOOLS = {
+    "bad_text": Reason("error", "text that the format cannot hold", "take the letter out, or write another format"),
+    "empty_caption": Reason("error", "a picture has no caption, or an empty one", "write it, or drop the row"),
+    "no_caption": Reason("error", "a sample without a caption to choose", "give it captions, or leave it out"),
+    "no_captions": Reason("error", "a sample without captions, which a teacher needs", "give it captions, or leave it out"),
+    "long_caption": Reason("error", "a caption of more letters than --max-letters", "shorten it, or raise the limit"),
+    "no_picture": Reason("error", "a sample that does not show one picture", "give it its picture, or leave it out"),
+    "no_file": Reason("error", "a picture that is in no file cannot stay where it is", "leave out --pictures keep"),
+    "no_regions": Reason("error", "a picture without a region that can be used", "leave it out"),
+    "unknown_category": Reason("error", "an object of a category that its file does not name", "mend the categories"),
+    "fetch_failed": Reason("error", "a picture could not be fetched from its address", "try again later, or drop the row"),
+    "bad_template": Reason("error", "the chat template cannot write these turns", "use another template"),
+    "empty_sample": Reason("error", "nothing of it is left to be laid out", "drop it"),
+    "not_tokenised": Reason("error", "the tokenizer refuses its text", "mend the text, or use another tokenizer"),
+    "picture_in_answer": Reason("error", "an answer shows a picture", "move the picture into the question"),
+    "system_text": Reason("error", "a system text, for which the template has no place", "take it out, or another template"),
+    "token_outside_vocabulary": Reason("error", "a token that the model has no row for", "use the model's own tokenizer"),
+}
 _PICTURES = {
     "missing_image": Reason("error", "a picture's file is not there", "fetch it, or set image_root to its folder"),
     "outside_root": Reason("error", "a picture's path leads out of image_root", "use paths under image_root, without .."),
@@ -90,7 +109,7 @@ _TRAINING = {
     "few_targets": Reason("note", "nearly nothing of it is learnt", "merge questions about one picture"),
     "unknown_token": Reason("warning", "letters that the tokenizer has no token for", "another tokenizer, or drop it"),
 }
-REASONS: dict[str, Reason] = {**_ROWS, **_PICTURES, **_TEXT, **_BOXES, **_SETS, **_TRAINING}
+REASONS: dict[str, Reason] = {**_ROWS, **OF_TOOLS, **_PICTURES, **_TEXT, **_BOXES, **_SETS, **_TRAINING}
 OTHER = Reason("error", "refused by its source, template or reader", "mend the row by what its message says")
 
 

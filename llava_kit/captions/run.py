@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..assemble.files import write_json, write_text
 from ..assemble.build import build_source
+from ..assemble.files import write_json, write_text
 from ..core.source import DataSource
 from ..errors import DataError
 from ..recipe.filter_captions import FilterCaptions

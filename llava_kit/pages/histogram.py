@@ -29,6 +29,8 @@ class _Axis(NamedTuple):
 
     edges: list[float]
     log: bool
+    whole: bool = False
+    """It is of whole numbers: they stand in the middle of their bins, and nothing is written between them."""
 
     def place(self, value: float) -> float:
         """The value in pixels from the left."""
@@ -118,17 +120,17 @@ def _counted(values: Values) -> dict[float, int]:
 
 def _axis(low: float, high: float, log: bool, bins: int, whole: bool) -> _Axis:
     if log and whole and high - low < bins:
-        return _Axis([low - 0.5 + number for number in range(int(high - low) + 2)], True)
+        return _Axis([low - 0.5 + number for number in range(int(high - low) + 2)], True, True)
     if log:
         assert low >= 0, "a logarithmic axis begins at 0"
         start, end = math.log1p(low), math.log1p(max(high, low + 1))
         edges = [math.expm1(start + (end - start) * number / bins) for number in range(bins + 1)]
-        return _Axis(_whole_edges(edges) if whole else edges, True)
+        return _Axis(_whole_edges(edges) if whole else edges, True, whole)
     if whole:
         # The same number of whole numbers in each bin; else every few bins would look taller than their neighbours.
         wide = math.ceil((high - low + 1) / bins)
         count = math.ceil((high - low + 1) / wide)
-        return _Axis([low - 0.5 + wide * number for number in range(count + 1)], False)
+        return _Axis([low - 0.5 + wide * number for number in range(count + 1)], False, True)
     if high == low:
         low, high = low - 0.5, high + 0.5
     return _Axis([low + (high - low) * number / bins for number in range(bins + 1)], False)
@@ -170,7 +172,7 @@ def _told(x_label: str, counted: Mapping[str, Mapping[float, int]]) -> str:
 
 def _y_lines(top: float, shares: bool) -> list[str]:
     lines = []
-    for tick in ticks(0, top):
+    for tick in ticks(0, top) if shares else _whole(ticks(0, top)):
         y = HEIGHT - BOTTOM - tick / top * (HEIGHT - TOP - BOTTOM)
         lines.append(_y_line(y, f"{100 * tick:g}%" if shares else short(tick)))
     return lines
@@ -184,9 +186,17 @@ def _x_ticks(axis: _Axis, x_label: str) -> list[str]:
         places = [tick for tick in steps if low <= tick + 1e-9 and tick <= high * (1 + 1e-9)]
         if len(places) > 8:
             places = [tick for tick in places if tick == 0 or math.log10(tick).is_integer()]
+        if len(places) < 3:
+            places = ticks(low, high)
     else:
         places = ticks(low, high, 8)
+    if axis.whole:
+        places = _whole(places)
     return [*(_x_tick(axis.place(tick), short(tick)) for tick in places), _x_name(x_label)]
+
+
+def _whole(places: Iterable[float]) -> list[float]:
+    return [place for place in places if float(place).is_integer()]
 
 
 def _bars(drawn: Mapping[str, list[float]], heights: Mapping[str, list[int]], axis: _Axis, top: float) -> list[str]:
@@ -196,7 +206,9 @@ def _bars(drawn: Mapping[str, list[float]], heights: Mapping[str, list[int]], ax
         for place, share in enumerate(bars):
             if not share:
                 continue
-            left, right = axis.place(axis.edges[place]) + 0.75, axis.place(axis.edges[place + 1]) - 0.75
+            left, right = axis.place(axis.edges[place]), axis.place(axis.edges[place + 1])
+            gap = min(0.75, (right - left) / 4)  # between bars; a bin that is thinner than two of them has a bar too
+            left, right = left + gap, right - gap
             width = (right - left) / len(drawn)
             tall = max(share / top * (HEIGHT - TOP - BOTTOM), 0.8)
             box = f'x="{left + number * width:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" width="{width:.1f}" height="{tall:.1f}"'

@@ -104,3 +104,36 @@ def test_boxes_in_text():
     # 200 x 100 padded to a square: the picture lies between a quarter and three quarters of the height.
     assert boxed(text="[0.1, 0.3, 0.5, 0.7]", convention="padded", size=(200, 100)) == []
     assert boxed(text="[0.1, 0.1, 0.5, 0.7]", convention="padded", size=(200, 100)) == ["text_box_outside"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AS A LANGUAGE MODEL this is hard.",
+        "Well, as an AI model I pass.",
+        "I\u2019m sorry, but I can\u2019t say.",
+        "I cant see it.",
+        "Sadly I am not able to view it.",
+        "I am unable to help with that.",
+        "I don\u2019t have access to it.",
+        "I do not have the ability to look.",
+    ],
+)
+def test_every_way_to_refuse_is_found(text):
+    assert reasons("What is it?", text) == ["refusal"]
+    assert reasons("What is it?", " ".join(map(str, range(150))) + f" {text}") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "THE CAPTIONS agree.",
+        "One Caption mentions a dog.",
+        "Its bounding boxes overlap.",
+        "In the given descriptions there is one.",
+        "By the provided context, two.",
+        "The Provided Information says so.",
+    ],
+)
+def test_every_way_to_speak_of_the_source_is_found(text):
+    assert reasons("What is it?", text) == ["mentions_source"]

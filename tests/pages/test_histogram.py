@@ -114,3 +114,19 @@ def test_logarithmic_bins_of_whole_numbers_hold_one_or_more_of_them(low, high):
     assert min(_counts(text)) >= 1
     if high < 15:
         assert _counts(text) == [1] * (high + 1 - low)
+
+
+@pytest.mark.parametrize("values", [{0: 5}, {0: 3, 1: 2}, {4: 9, 6: 600}, {1: 1, 2: 1, 3: 1}, {9: 1, 13: 4}])
+@pytest.mark.parametrize("log", [False, True])
+def test_beside_whole_numbers_stand_whole_numbers(values, log):
+    drawn = histogram({"some": values}, x_label="x", log=log)
+    written = re.findall(r"<text [^>]*>([^<]*)</text>", drawn)
+    assert all(text.lstrip("-").isdigit() for text in written if text != "x"), written
+    assert any(str(value) in written for value in values)
+
+
+@pytest.mark.parametrize("bins", [24, 600, 5000])
+def test_bars_are_never_narrower_than_nothing(bins):
+    drawn = histogram({"a": range(bins), "b": range(bins)}, x_label="x", bins=bins)
+    widths = [float(width) for width in re.findall(r'<rect [^>]*width="([^"]*)"', drawn)]
+    assert min(widths) >= 0
