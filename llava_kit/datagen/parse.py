@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from ..core.teacher import ResponseType
 
 RULE = "==="
+# Headings and lists of Markdown, and what a model says to its user before it begins.
+_LISTED = re.compile(r"\s*(?:#{1,6} |[-*\u2022] |\d{1,2}[.)] |\*\*)")
+_GREETING = re.compile(r"(?:sure|certainly|of course|absolutely)\b ?[,!.:]", re.IGNORECASE)
 Turns = tuple[tuple[str, str], ...]
 
 
@@ -28,6 +33,10 @@ def parse(text: str, type: ResponseType) -> Turns:
     if type == "detail":
         if any(line.strip() == RULE or _label(line) for line in text.splitlines()):
             raise Rejected("wrong_form", "a description holds lines of a dialogue; expected running text alone")
+        if any(_LISTED.match(line) for line in text.splitlines()):
+            raise Rejected("wrong_form", "a description holds headings or a list; expected running text alone")
+        if _GREETING.match(text) or text.partition("\n")[0].endswith(":"):
+            raise Rejected("wrong_form", "a description begins with words to its reader; expected running text alone")
         return (("", text),)
     pairs = _pairs(_blocks(text))
     if type == "reasoning" and len(pairs) != 1:

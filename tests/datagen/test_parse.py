@@ -26,6 +26,8 @@ def test_windows_line_ends_and_spaces():
 
 def test_a_description_is_text_alone():
     assert parse(" A cat.\n\nA mat. ", "detail") == (("", "A cat.\n\nA mat."),)
+    plain = "A certainly old cat - grey, 12 years - lies here: on a mat.\n2 mice are near."
+    assert parse(plain, "detail") == (("", plain),)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,12 @@ def test_a_description_is_text_alone():
         ("", "conversation", "empty"),
         (ONE, "detail", "wrong_form"),
         ("A cat.\n===", "detail", "wrong_form"),
+        ("A room.\n\n- A cat\n- A mat", "detail", "wrong_form"),
+        ("## Overview\nA cat on a mat.", "detail", "wrong_form"),
+        ("A room.\n1. A cat on a mat.", "detail", "wrong_form"),
+        ("**A room** with a cat.", "detail", "wrong_form"),
+        ("Certainly! A cat lies on a mat.", "detail", "wrong_form"),
+        ("Here is what can be seen:\nA cat lies on a mat.", "detail", "wrong_form"),
         ("Sure, here you are!\n" + ONE, "conversation", "wrong_form"),
         (ONE + ONE, "reasoning", "wrong_form"),
         ("Question:\nWhat?\n===", "reasoning", "wrong_form"),
