@@ -97,10 +97,12 @@ class _RowGroups:
 
     def _decode(self, file: int, group: int, row: int) -> tuple[int, Any]:
         """The next slice of the row group, beginning again where `row` lies behind."""
-        if self._cursor is None or self._cursor[:2] != (file, group) or row < self._next:
-            self._cursor, self._next = _Cursor(file, group, self._batches(file, group)), 0
         try:
+            if self._cursor is None or self._cursor[:2] != (file, group) or row < self._next:
+                self._cursor, self._next = _Cursor(file, group, self._batches(file, group)), 0
             batch = next(self._cursor.batches)
+        except _Undecodable:
+            raise
         except Exception as error:  # pyarrow's own errors, and the end before the footer's count
             self._cursor = None
             raise _Undecodable("ends early" if isinstance(error, StopIteration) else first_line(error)) from None

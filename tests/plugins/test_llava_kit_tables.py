@@ -249,6 +249,16 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert most < 25_000_000
 
 
+def test_a_damaged_name_in_the_footer_is_told(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": ["a.png"], "caption": ["A cat."]}), path, store_schema=False)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"caption") + 4] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(SampleError, match="row group 0 cannot be decoded"):
+        build("source", "parquet", path=str(path))[0]
+
+
 def test_a_value_that_is_stored_once_and_meant_often_is_no_bomb(tmp_path):
     """A gigabyte of pictures in a file of half a megabyte; what is decoded at once is a quarter of it."""
     once = pa.array([os.urandom(500_000)], pa.binary())
