@@ -30,7 +30,7 @@ td, td.examples { white-space: normal; text-align: left } table th { text-align:
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
 figure { margin: 0 } .pictures img { max-width: 100%; max-height: 15rem; display: block; background: #8882 }
 figcaption, td.examples { overflow-wrap: anywhere; font-size: .85rem } td.examples div { margin-bottom: .3rem }
-td { vertical-align: top } td.number, th.number { text-align: right } p, code { overflow-wrap: anywhere }
+td { vertical-align: top } td.number, th.number { text-align: right } p { overflow-wrap: anywhere }
 @media (max-width: 700px) {
   main { padding: 20px 14px 40px } thead { display: none }
   tr { display: block; padding: 8px 0; border-bottom: 1px solid var(--edge) }

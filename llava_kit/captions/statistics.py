@@ -55,7 +55,7 @@ def figures(told: dict[str, Any]) -> list[tuple[str, str, str]]:
         (f"  of them in {least} captions or more", f"{told['phrases_frequent']:,}", f"{told['phrases_frequent_after']:,}"),
         ("captions of a phrase, mean", _mean(told, ""), _mean(told, "_after")),
         ("captions without a phrase", f"{told['captions_without_phrase']:,}", "0"),
-        ("coverage of phrases", "", f"{told['coverage']:.1%}"),
+        ("coverage of phrases", "", f"{100 * told['coverage']:.1f} %"),
     ]
 
 
