@@ -1,5 +1,6 @@
 """What every test starts from: one thread (the suite runs in parallel), a fixed seed, and no plugin but the installed ones."""
 
+import gc
 import itertools
 
 import pytest
@@ -15,6 +16,16 @@ def pytest_xdist_make_scheduler(config, log):
 
         return WorkStealingScheduling(config, log)
     return None
+
+
+def pytest_collection_finish(session):
+    """Libraries stay for the whole session: the garbage collector need not walk through them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config):
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
