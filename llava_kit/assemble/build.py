@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.source import DataSource
 from ..data.mixture import MixtureSource, Share
-from ..errors import LlavaKitError, PluginError
+from ..errors import DataError, LlavaKitError, PluginError
 from ..recipe.blocks import Part
 from ..recipe.load import parse_part
 from ..recipe.mixture import MIXTURE
@@ -36,9 +37,24 @@ def build_source(part: Part) -> DataSource:
     if part.type != MIXTURE:
         return build_part("source", part)
     mixture = parse_mixture(part)
-    sources = {name: build_source(ingredient.source) for name, ingredient in mixture.of.items()}
+    sources = _built({name: ingredient.source for name, ingredient in mixture.of.items()})
     shares = [
         Share(name, ingredient.rule, len(sources[name]), ingredient.count(len(sources[name])), ingredient.repeat)
         for name, ingredient in mixture.of.items()
     ]
     return MixtureSource(sources, shares, mixture.seed)
+
+
+def _built(parts: Mapping[str, Part]) -> dict[str, DataSource]:
+    """The sources by name. Raises `DataError` for all that cannot be read, so that nobody mends ten paths in ten goes."""
+    sources, wrong = {}, {}
+    for name, part in parts.items():
+        try:
+            sources[name] = build_source(part)
+        except DataError as error:
+            wrong[name] = error
+    if len(wrong) == 1:
+        raise next(iter(wrong.values()))
+    if wrong:
+        raise DataError("\n".join(f"{name}: {error}" for name, error in wrong.items()))
+    return sources

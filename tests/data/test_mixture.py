@@ -9,7 +9,7 @@ import pytest
 from llava_kit.assemble.parts import build_source
 from llava_kit.core.source import DataSource
 from llava_kit.data.mixture import MixtureSource, Share
-from llava_kit.errors import RecipeError, SampleError
+from llava_kit.errors import DataError, RecipeError, SampleError
 from llava_kit.recipe.blocks import Part
 
 
@@ -106,3 +106,10 @@ def test_mistakes_are_told_all_at_once():
     assert "random:N" in told
     assert "of.a.repeat" in told
     assert "did you mean 'source'" in told
+
+
+def test_all_sources_that_are_missing_are_told(tmp_path):
+    gone = {name: {"source": {"type": "llava_json", "path": str(tmp_path / f"{name}.json")}} for name in ("one", "two")}
+    with pytest.raises(DataError, match=r"^one: .*one\.json: cannot be read.*\ntwo: .*two\.json: cannot be read") as error:
+        mixture(a={"source": shapes(1)}, **gone)
+    assert error.value.exit_code == 3
