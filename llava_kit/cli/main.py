@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -37,6 +38,9 @@ plugins may add verbs; `llava-kit plugins list` shows them. LLAVA_KIT_PLUGINS=a,
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 EXIT_BUG = 1
+EXIT_NO_ROOM = 1
+# A full disk, a quota, a limit of the shell (`ulimit -f`), a disk that became read-only: no fault of ours.
+NO_ROOM = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 
 REPORT = "this is a bug in llava-kit or in a plugin: please report it with the lines above and the output of `llava-kit env`"
 
@@ -130,7 +134,16 @@ def _run_guarded(verb: str, arguments: list[str], show_trace: bool) -> int:
         # Whoever read our output has seen enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if show_trace:
+                traceback.print_exc()
+            where = f"{error.filename}:" if error.filename else "a file"
+            print(
+                f"llava-kit: {where} cannot be written: {error.strerror}; make room, then give the command again",
+                file=sys.stderr,
+            )
+            return EXIT_NO_ROOM
         traceback.print_exc()
         print(f"llava-kit: {REPORT}", file=sys.stderr)
         return EXIT_BUG

@@ -25,6 +25,7 @@ def register_commands(register):
     register("stopped", build=raiser(DataError("the data are gone")))
     register("damaged", build=raiser(CheckpointError("bent")))
     register("bug", build=raiser(ZeroDivisionError("oh")))
+    register("full", build=raiser(OSError(28, "No space left on device", "out/a.jsonl")))
     register("ctrl_c", build=raiser(KeyboardInterrupt()))
     register("shown", build=lambda: (lambda parser: parser.add_argument("--n", type=int), lambda arguments: arguments.n))
     register("nothing", build=lambda: (lambda parser: None, lambda arguments: None))
@@ -91,6 +92,11 @@ def test_a_verb_of_a_plugin(toy_recipe, capsys):
     [
         ("stopped", 3, "llava-kit: the data are gone\n"),
         ("damaged", 4, "llava-kit: bent\n"),
+        (
+            "full",
+            1,
+            "llava-kit: out/a.jsonl: cannot be written: No space left on device; make room, then give the command again\n",
+        ),
         ("ctrl_c", 130, "interrupted\n"),
         ("nothing", 0, ""),
     ],
