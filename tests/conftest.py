@@ -8,16 +8,6 @@ import pytest
 _NUMBERS = itertools.count()  # no two tests' plugins share a module name: Python keeps a module that it has imported
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Neighbours stay in one worker (`-n`), so that what a file or folder shares - a browser, a checkpoint - is made once."""
-    if config.getvalue("dist") == "load":
-        from xdist.scheduler import WorkStealingScheduling
-
-        return WorkStealingScheduling(config, log)
-    return None
-
-
 def pytest_collection_finish(session):
     """Libraries stay for the whole session: the garbage collector need not walk through them again and again."""
     gc.collect()
