@@ -1,4 +1,4 @@
-"""Row C9: `llava-kit data generate` against an endpoint full of faults: 2,000 requests, killed three times with -9.
+"""Row D3: `llava-kit data generate` against an endpoint full of faults: 2,000 requests, killed three times with -9.
 
 The endpoint (`stub_endpoint`) answers slowly, with 429 and Retry-After, 500, connections cut before and within an answer, wrong
 JSON, empty texts, duplicates and texts of the wrong form; the client is the real one of `openai`. A request that was on its way
