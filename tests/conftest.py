@@ -2,8 +2,14 @@
 
 import gc
 import itertools
+import os
+import sys
 
 import pytest
+
+# Tests and the programs that they start are compiled to bytecode once, not in every worker and process anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 _NUMBERS = itertools.count()  # no two tests' plugins share a module name: Python keeps a module that it has imported
 
