@@ -18,8 +18,7 @@ class LlavaJsonSource(DataSource):
 
     def __init__(self, options: LlavaJsonOptions):
         self.options = options
-        self.path, root = locate(options.path)
-        self.image_root = options.image_root or root
+        self.path, self.image_root = locate(options.path, options.image_root)
         self._file = JsonRows(self.path)
         self._rows = range(len(self._file))[options.start : options.stop]
         if not self._rows:

@@ -486,6 +486,12 @@ def test_a_folder_stands_for_the_rows_in_it(tmp_path):
     for path in (tmp_path, tmp_path / "data.jsonl"):
         assert source_of(path)[0].images == (ImageFile("x/1.jpg", str(tmp_path.parent / "pictures")),)
     assert source_of(tmp_path, image_root="/else")[0].images == (ImageFile("x/1.jpg", "/else"),)
+    # A stranger's data must not choose what is read here.
+    for away in ("/etc", "../../elsewhere"):
+        write(tmp_path / "dataset.json", json.dumps({"llava_kit_dataset": 1, "image_root": away}))
+        with pytest.raises(DataError, match=r"away from this folder and its neighbours; if that is meant, say image_root="):
+            source_of(tmp_path)
+        assert source_of(tmp_path, image_root="/else")[0].images == (ImageFile("x/1.jpg", "/else"),)
     write(tmp_path / "dataset.json", "{")
     with pytest.raises(DataError, match=r"dataset.json: cannot be read"):
         source_of(tmp_path)
