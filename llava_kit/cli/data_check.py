@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .data_source import WORDS, WORDS_HELP, add_source, is_recipe
+from .data_source import WORDS, WORDS_HELP, add_source, is_recipe, refuse_outputs, source_part
 
 if TYPE_CHECKING:
     from ..audit.report import Finding, Report
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     _check_arguments(arguments)
     jobs = _jobs(arguments)
+    refuse_outputs(_outputs(arguments), [job.source for job in jobs])  # a folder's file of rows is known by now
     with _written(arguments) as listeners:
         reports = [_check(job, arguments, listeners) for job in jobs]
     told = _told(reports)
@@ -92,11 +93,28 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise LlavaKitError(
             f"found the recipe {arguments.words[0]!r} and --recipe {arguments.recipe}; expected one or the other"
         )
-    for option in ("report", "findings", "bad_rows", "html"):
-        path = getattr(arguments, option)
+    outputs = _outputs(arguments)
+    for option, path in outputs.items():
         # Told before the work, not after an hour of it.
         if path is not None and not Path(path).absolute().parent.is_dir():
-            raise LlavaKitError(f"--{option.replace('_', '-')} {path}: there is no folder {Path(path).parent}")
+            raise LlavaKitError(f"{option} {path}: there is no folder {Path(path).parent}")
+    against = [word for text in arguments.against for word in (text, *text.split())]
+    refuse_outputs(outputs, arguments.words, against, _parts_read(arguments))
+
+
+def _outputs(arguments: argparse.Namespace) -> dict[str, str | None]:
+    return {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in ("report", "findings", "bad_rows", "html")}
+
+
+def _parts_read(arguments: argparse.Namespace) -> list[Any]:
+    """The sources that the arguments name, as blocks: what they read must not be overwritten."""
+    from ..recipe.load import load_recipe
+
+    words = arguments.words
+    if arguments.source is None and words and is_recipe(words[0]):
+        stages = load_recipe(words[0], words[1:]).stages.values()
+        return [part for stage in stages for part in (stage.data.source, stage.validate_on and stage.validate_on.source)]
+    return [source_part(arguments, words)] if arguments.source is not None and not words else []
 
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
@@ -169,7 +187,6 @@ def _against(texts: list[str]) -> dict[str, DataSource]:
 
     from ..assemble.build import build_source
     from ..errors import LlavaKitError
-    from .data_source import source_part
 
     found: dict[str, DataSource] = {}
     for text in texts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,6 +80,49 @@ def source_part(arguments: argparse.Namespace, words: Sequence[str]) -> Part:
     if stage.validate_on is None:
         raise RecipeError(f"stage {name!r} has no `validate` block")
     return stage.validate_on.source
+
+
+def refuse_outputs(outputs: Mapping[str, str | None], *inputs: Any) -> None:
+    """Raises LlavaKitError where an output (option -> path) is a folder, another output, or a file that `inputs` name.
+
+    `inputs` are words, parts of recipes, opened sources, or lists of them. Told before any
+    work: writing would destroy somebody's data.
+    """
+    import os
+
+    from ..errors import LlavaKitError
+
+    read = {os.path.realpath(path) for path in _paths_in(inputs)}
+    written: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if os.path.isdir(path):
+            raise LlavaKitError(f"{option} {path}: is a folder; expected the name of a file to write")
+        place = os.path.realpath(path)
+        if place in read:
+            raise LlavaKitError(f"{option} {path}: is what is read, and would be overwritten; name another file")
+        if place in written:
+            raise LlavaKitError(f"{option} {path}: is where {written[place]} goes; name another file")
+        written[place] = option
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    """Whatever is a file in texts, `option=value` words, and blocks of recipes; the file of rows of a source that has one."""
+    import os
+
+    if hasattr(value, "model_dump"):
+        value = value.model_dump()
+    elif hasattr(value, "fingerprint"):
+        value = str(getattr(value, "path", ""))
+    if isinstance(value, str):
+        yield from (text for text in (value, value.partition("=")[2]) if text and "\0" not in text and os.path.isfile(text))
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _paths_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _paths_in(part)
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:

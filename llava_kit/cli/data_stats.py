@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .data_source import add_source
+from .data_source import add_source, refuse_outputs
 
 if TYPE_CHECKING:
     from ..audit.stats import Comparison, Input
@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("tag", "workers"):
         if (getattr(arguments, name) or 0) < 0:
             raise LlavaKitError(f"--{name} {getattr(arguments, name)}: expected 0 or more")
+    refuse_outputs({"--html": arguments.html}, arguments.words, arguments.source)
     inputs = _inputs(arguments)
+    refuse_outputs({"--html": arguments.html}, [one.source for one in inputs])
     maker = _maker(arguments)
     with progress("count", "samples") as show:
         comparison = compare(
@@ -56,8 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.html:
         page = Path(arguments.html)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(render_page(comparison, " and ".join(one.name for one in inputs)), encoding="utf-8")
+        text = render_page(comparison, " and ".join(one.name for one in inputs))
+        try:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise LlavaKitError(f"--html {page}: cannot be written: {error.strerror or error}") from error
     if arguments.json:
         print(json.dumps(as_dict(comparison), ensure_ascii=False))
         return 0

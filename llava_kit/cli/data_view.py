@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .data_source import WORDS, WORDS_HELP, add_source, is_recipe
+from .data_source import WORDS, WORDS_HELP, add_source, is_recipe, refuse_outputs
 
 if TYPE_CHECKING:
     from ..recipe.schema import Recipe, Stage
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--host: found {arguments.host!r}; expected 127.0.0.1, because everybody in the network could read the data; "
             "to look from another machine use `ssh -L PORT:127.0.0.1:PORT`, or share a file with --static"
         )
-    if arguments.max_mb is not None and (arguments.static is None or not arguments.max_mb > 0):
+    if arguments.max_mb is not None and (arguments.static is None or not 0 < arguments.max_mb < float("inf")):
         raise LlavaKitError(f"--max-mb: found {arguments.max_mb:g}; expected a number above 0, and --static")
     gallery = _gallery(arguments)
     if arguments.static is not None:
@@ -62,6 +62,7 @@ def _gallery(arguments: argparse.Namespace) -> Gallery:
     if by_recipe and arguments.recipe is not None:
         raise LlavaKitError(f"found the recipe {words[0]!r} and --recipe {arguments.recipe}; expected one or the other")
     opened = open_source(arguments, words)
+    refuse_outputs({"--static": arguments.static}, words, opened.part, opened.source)
     count = opened.count
     if arguments.static is not None and arguments.limit is None:
         count = min(count, ROWS)

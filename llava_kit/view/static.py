@@ -63,10 +63,11 @@ def _check_estimate(gallery: Gallery, limit: int, page: int) -> None:
     each = estimate(gallery)
     expected = page + each * gallery.count
     if expected > 1.1 * limit:  # what is near is tried
-        fits = max(1, int((limit - page) / each))
+        fits = int((limit - page) / each)
+        less = f"`--limit {fits}` would fit, " if fits > 0 else ""
         raise LlavaKitError(
-            f"{gallery.count} samples would make a file of some {expected / _MEGABYTE:,.0f} MB; expected "
-            f"{limit / _MEGABYTE:,.0f} MB at most: `--limit {fits}` would fit, `--max-mb` allows more"
+            f"{gallery.count} samples would make a file of some {expected / _MEGABYTE:,.1f} MB; expected "
+            f"{limit / _MEGABYTE:,.1f} MB at most: {less}`--max-mb` allows more"
         )
 
 

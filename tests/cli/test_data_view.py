@@ -76,7 +76,7 @@ def test_a_recipe_for_a_path_without_its_tokenizer(data, tmp_path, capsys):
         (["{data}", "--port", "99999"], "expected 0", 2),
         (["{data}", "--max-mb", "3"], "and --static", 2),
         (["{data}", "--static", "x.html", "--max-mb", "nan"], "expected a number above 0", 2),
-        (["{data}", "--static", "x.html", "--max-mb", "0.001"], "`--limit 1` would fit", 2),
+        (["{data}", "--static", "x.html", "--max-mb", "0.001"], "`--max-mb` allows more", 2),
         (["{data}", "--static", "nowhere/x.html"], "cannot be written", 2),
         (["{data}", "--limit", "0"], "expected at least 1", 2),
         (["{data}", "--recipe", "quickstrat"], "quickstart", 2),

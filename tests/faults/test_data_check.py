@@ -34,7 +34,7 @@ def rows(tmp_path):
         (["{d}/rows.json", "--against", "{{type: shaps}}"], "did you mean 'shapes'", 2),
         (["{d}/rows.json", "--workers", "-1"], "--workers -1", 2),
         (["{d}/rows.json", "--report", "{d}/nowhere/r.json"], "there is no folder", 2),
-        (["{d}/rows.json", "--findings", "{d}"], "cannot be written", 2),
+        (["{d}/rows.json", "--findings", "{d}"], "is a folder", 2),
         (["{d}/rows.json", "--recipe", "{d}/gone.yaml"], "gone.yaml", 2),
         (["{d}/rows.json", "--limit", "0"], "--limit 0", 2),
     ],
@@ -57,3 +57,53 @@ def test_pictures_in_a_folder_that_is_not_there_are_told_once_each(rows, capsys)
     assert "missing_image" in told
     assert "50" in told
     assert told.count("there is no such file") <= 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "{data}", "--findings", "{data}"],
+        ["check", "{data}", "--bad-rows", "{folder}/../{name}/data.json"],
+        ["check", "--source", "{{type: llava_json, path: {data}}}", "--report", "{data}"],
+        ["check", "{other}", "--against", "{data}", "--html", "{data}"],
+        ["check", "{data}", "--html", "{folder}"],
+        ["check", "{folder}/set", "--report", "{folder}/set/data.json"],
+        ["stats", "{folder}/set", "--html", "{folder}/set/data.json"],
+        ["check", "{data}", "--html", "{folder}/out", "--report", "{folder}/out"],
+        ["stats", "{data}", "--html", "{data}"],
+        ["view", "{data}", "--static", "{data}"],
+    ],
+)
+def test_what_is_read_is_never_overwritten(words, tmp_path, capsys):
+    row = [{"id": "a", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}]
+    data, other = tmp_path / "data.json", tmp_path / "other.json"
+    kept = tmp_path / "set" / "data.json"
+    kept.parent.mkdir()
+    for path in (data, other, kept):
+        path.write_text(json.dumps(row))
+    before = data.read_bytes()
+    given = {"data": data, "other": other, "folder": tmp_path, "name": tmp_path.name}
+    assert main(["data", *(word.format(**given) for word in words)]) == 2
+    assert data.read_bytes() == before
+    assert kept.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.json", "other.json", "set"]
+    told = capsys.readouterr().err
+    assert words[-2] in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["stats", "--html", "/proc/no/page.html"], "--html /proc/no/page.html: cannot be written"),
+        (["view", "--static", "page.html", "--max-mb", "inf"], "--max-mb: found inf"),
+    ],
+)
+def test_a_page_that_cannot_be_is_one_line(words, told, tmp_path, capsys):
+    path = tmp_path / "data.json"
+    path.write_text('[{"id": "a", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}]')
+    verb, *options = words
+    assert main(["data", verb, str(path), *options]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
