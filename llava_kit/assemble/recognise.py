@@ -90,6 +90,8 @@ def _looks(path: str, head: bytes) -> str:
         return "a pattern of files"
     if not head:
         return "an empty file"
+    if b"".join(head.split()) == b"[]":
+        return "an empty list: it has no rows"
     for begins, told in _BEGINNINGS.items():
         if head.startswith(begins):
             return told

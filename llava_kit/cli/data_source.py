@@ -73,6 +73,7 @@ def source_part(arguments: argparse.Namespace, words: Sequence[str]) -> Part:
             raise RecipeError(f"--source: found {arguments.source!r}; expected a block such as '{{type: shapes, split: test}}'")
         return Part.model_validate(block)
     if not is_recipe(words[0]):
+        _refuse_mistaken(arguments, words[0])
         return recognise(words[0], options_of(words[1:]), arguments.format)
     name, stage = choose_stage(load_recipe(words[0], words[1:]), arguments.stage)
     if not arguments.validation:
@@ -123,6 +124,19 @@ def _paths_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _paths_in(part)
+
+
+def _refuse_mistaken(arguments: argparse.Namespace, word: str) -> None:
+    """What is said of a word that was meant for a recipe, and of options that only a recipe has."""
+    from ..errors import DataError, LlavaKitError, nearest
+    from ..recipe.find import named_recipes
+
+    if not Path(word).exists() and Path(word).parent == Path():
+        best = nearest(word, named_recipes())
+        if best is not None:
+            raise DataError(f"there is neither a file nor a recipe {word!r}; did you mean the recipe {best!r}?")
+    if arguments.validation:
+        raise LlavaKitError(f"--validation: a recipe has held-out samples; {word} is data itself, so leave it out")
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:

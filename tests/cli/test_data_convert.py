@@ -136,6 +136,8 @@ def test_the_data_of_a_stage(tmp_path, capsys):
     [
         ([], "expected DEST", 2),
         (["{new}"], "expected PATH, RECIPE, or --source", 2),
+        (["quickstrat", "{new}"], "neither a file nor a recipe 'quickstrat'; did you mean the recipe 'quickstart'?", 3),
+        (["--validation", "{full}/file", "{new}"], "is data itself, so leave it out", 2),
         (["--source", SHAPES, "{full}"], "not empty; expected a new folder", 3),
         (["--source", SHAPES, "{full}/file"], "is a file; expected a new folder", 3),
         (["--source", SHAPES, "{full}/file/new"], "cannot be made: Not a directory", 3),
