@@ -55,7 +55,7 @@ def empty_tar() -> bytes:
     [
         (b"", "an empty file"),
         (b"hello", "a text that begins with 'hello'"),
-        (gzip.compress(ROWS.encode()), "a gzip file; unpack it first: gunzip"),
+        (gzip.compress(ROWS.encode(), mtime=0), "a gzip file; unpack it first: gunzip"),
         (b"\n<!DOCTYPE html><html>", "a web page .HTML., perhaps of a download that failed"),
         (ROWS.encode("utf-16"), "a text in UTF-16: iconv -f UTF-16 -t UTF-8"),
         (ROWS.encode("utf-16-be"), "a file of bytes that begins with 00 5b"),

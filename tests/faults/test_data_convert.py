@@ -24,7 +24,7 @@ def run(*words) -> int:
     [
         ("empty.json", b"", "an empty file"),
         ("rows.json", b"<!DOCTYPE html><html><body>404", "a web page (HTML)"),
-        ("rows.json", gzip.compress(b"[]"), "a gzip file; unpack it first"),
+        ("rows.json", gzip.compress(b"[]", mtime=0), "a gzip file; unpack it first"),
         ("rows.json", '[{"conversations": []}]'.encode("utf-16"), "a text in UTF-16: iconv -f UTF-16 -t UTF-8"),
         ("rows.json", b'{"version": 1, "data": [{"x": 1}]}', "a JSON object with the keys 'version', 'data'"),
         ("rows.csv", "image,caption\r\np.jpg,caf\xe9\r\n".encode("latin-1"), "a text that is not UTF-8 (its byte 24 is 0xe9)"),
