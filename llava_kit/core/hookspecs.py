@@ -16,7 +16,8 @@ hookimpl = HookimplMarker("llava_kit")
 class Options(BaseModel):
     """The typed keys of a recipe block. Unknown keys are errors; values are checked when the recipe is read, before any torch.
 
-    The docstring of a subclass is the one-line summary that `llava-kit plugins list` prints.
+    The docstring of a subclass is the one-line summary that `llava-kit plugins list` prints. A plugin with many of them may
+    keep them in a module of their own and register a function that loads the class (`options=load`), with its `summary`.
     """
 
     # defer_build: listing the plugins must not pay for schemas that nobody validates against.

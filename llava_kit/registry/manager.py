@@ -121,7 +121,7 @@ def _register_function(kind: str, plugin: Plugin, entries: dict[tuple[str, str],
     def register(
         name: str,
         *,
-        options: type[Options] | None = None,
+        options: type[Options] | Callable[[], type[Options]] | None = None,
         build: Callable[..., Any],
         summary: str | None = None,
         unavailable: Callable[[], str | None] | None = None,
@@ -132,8 +132,11 @@ def _register_function(kind: str, plugin: Plugin, entries: dict[tuple[str, str],
         call = f"register({name!r})"
         if not isinstance(name, str) or not name or name != "".join(name.split()):
             raise PluginError(f"{call}: the name of a {kind} must be a text without spaces")
-        if options is not None and not (isinstance(options, type) and issubclass(options, Options)):
+        lazy = callable(options) and not isinstance(options, type)
+        if options is not None and not lazy and not (isinstance(options, type) and issubclass(options, Options)):
             raise PluginError(f"{call}: options must be a subclass of llava_kit.Options, found {options!r}")
+        if lazy and not summary:
+            raise PluginError(f"{call}: options that a function loads say nothing when plugins are listed; give a summary")
         functions = {
             "build": build,
             "unavailable": unavailable,
@@ -146,7 +149,7 @@ def _register_function(kind: str, plugin: Plugin, entries: dict[tuple[str, str],
                 raise PluginError(f"{call}: {argument} must be a function, found {value!r}")
         if (kind, name) in entries:
             raise PluginError(f"{call}: this plugin registers the {kind} {name!r} twice")
-        line = summary or _first_line(options) or _first_line(build)
+        line = summary or ("" if lazy else _first_line(options)) or _first_line(build)
         entries[kind, name] = Entry(kind, name, options, build, line, plugin, unavailable, measured, describe, recognise)
 
     return register

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from llava_kit.core.hookspecs import Options
-from llava_kit.errors import PluginError, suggest
+from llava_kit.errors import PluginError, first_line, suggest
 
 KINDS = ("encoder", "connector", "language_model", "template", "splicer", "loss", "source", "teacher", "benchmark", "command")
 """Every kind of thing a plugin can register; the hook of each is `hook_of(kind)`."""
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
     kind: str
     name: str
-    options: type[Options] | None
+    given_options: type[Options] | Callable[[], type[Options]] | None
     build: Callable[..., Any]
     summary: str
     plugin: Plugin
@@ -51,6 +51,20 @@ class Entry(NamedTuple):
     @property
     def version(self) -> str:
         return self.plugin.version
+
+    @property
+    def options(self) -> type[Options] | None:
+        """The class of its options. Raises PluginError where a function should give it and does not."""
+        given = self.given_options
+        if given is None or isinstance(given, type):
+            return given
+        try:
+            loaded = given()
+        except Exception as error:
+            raise PluginError(f"{self.plugin}: the options of {self.name!r} cannot be loaded ({first_line(error)})") from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Options)):
+            raise PluginError(f"{self.plugin}: the options of {self.name!r} must be a subclass of Options, found {loaded!r}")
+        return loaded
 
     def why_unavailable(self) -> str | None:
         """Why it cannot run on this machine, in one line; None if it can. A test that fails itself is a reason too."""

@@ -17,9 +17,9 @@ from llava_kit.core.json_rows import JsonMembers, fingerprint
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError, suggest
 
-from . import ScienceQaOptions
 from .files import read_json
 from .formats import LETTER, text_of
+from .options import ScienceQaOptions
 from .recognise import kind_of
 
 _LETTERS = "ABCDEFGHIJ"

@@ -12,12 +12,12 @@ from llava_kit.core.conversation import Conversation, ImageFile, ImageSlot, Mess
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError, suggest
 
-from . import Ai2dOptions, AnnotatedOptions, ChartQaOptions, ChoiceOptions, GqaOptions, OcrTokenOptions, QuestionOptions
 from .annotations import Annotations, annotations_path, subset_of
 from .files import JoinedRows, fingerprint_of, key_of, open_rows
 from .formats import CAPTION, FORMATS, LETTER, SHORT, Context, Format, Pair
 from .index import BAD, Index, Place, flat_index, parsed_index
 from .ocr import OcrTokens
+from .options import Ai2dOptions, AnnotatedOptions, ChartQaOptions, ChoiceOptions, GqaOptions, OcrTokenOptions, QuestionOptions
 
 _FIELD = re.compile(r"\{(\w+)(?::0?(\d+)d)?\}")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

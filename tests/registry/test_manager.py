@@ -131,3 +131,30 @@ def test_plugins_in_use(make_plugin):
     assert plugins_in_use(parts, registry) == [{"name": "foo", "distribution": "llava-kit-foo", "version": "1.0"}]
     with pytest.raises(PluginError):
         plugins_in_use([("template", SimpleNamespace(type="other"))], registry)
+
+
+def test_options_may_be_loaded_when_they_are_asked_for(make_plugin):
+    make_plugin(
+        "lazy",
+        "from llava_kit import Options, hookimpl\n"
+        "def load():\n    class O(Options):\n        x: int = 1\n    return O\n"
+        "@hookimpl\ndef register_sources(register):\n"
+        "    register('lazy', options=load, build=print, summary='Says it itself.')\n"
+        "    register('wrong', options=lambda: 3, build=print, summary='Gives a number.')\n",
+    )
+    registry = load_plugins(["lazy"])
+    entry = registry.get("source", "lazy")
+    assert entry.summary == "Says it itself."
+    assert list(entry.options.model_fields) == ["x"]
+    with pytest.raises(PluginError, match="the options of 'wrong' must be a subclass of Options, found 3"):
+        _ = registry.get("source", "wrong").options
+
+
+def test_options_that_are_loaded_later_need_a_summary(make_plugin):
+    make_plugin(
+        "silent",
+        "from llava_kit import hookimpl\n@hookimpl\ndef register_sources(register):\n"
+        "    register('silent', options=lambda: None, build=print)\n",
+    )
+    (broken,) = load_plugins(["silent"]).broken
+    assert "give a summary" in broken.reason
