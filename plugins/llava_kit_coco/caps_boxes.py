@@ -11,8 +11,8 @@ from llava_kit.core.json_rows import JsonRows, fingerprint
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError
 
-from . import CapsBoxesOptions
 from .boxes import keep_good, picture_size, pixel_box, share_box
+from .options import CapsBoxesOptions
 from .pictures import PictureFolder
 from .talk import caption_text, conversation, first_rows, json_row, named
 

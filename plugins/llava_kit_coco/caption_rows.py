@@ -15,7 +15,7 @@ from llava_kit.core.json_rows import JsonRows
 from llava_kit.core.json_scan import BLOCK_BYTES, RowIndex
 from llava_kit.errors import DataError, SampleError
 
-from . import CaptionOptions
+from .options import CaptionOptions
 from .table_head import Head, read_head, split
 from .talk import first_rows, json_row
 

@@ -10,9 +10,9 @@ from llava_kit.core.json_rows import fingerprint
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError, suggest
 
-from . import CaptionOptions
 from .caption_rows import CaptionRows, open_rows
 from .chance import chance
+from .options import CaptionOptions
 from .pictures import PictureFolder
 from .table_head import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, find_named, picture_column
 from .talk import caption_text, conversation, named

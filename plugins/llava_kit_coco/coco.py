@@ -14,10 +14,10 @@ from llava_kit.core.json_rows import JsonRows, fingerprint
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError
 
-from . import CocoOptions
 from .boxes import Checked, keep_good, picture_size, pixel_box
 from .chance import chance
 from .grouping import Groups, Numbers, whole_numbers
+from .options import CocoOptions
 from .pictures import PictureFolder
 from .talk import caption_text, conversation, first_rows, json_row, named
 

@@ -9,7 +9,7 @@ from itertools import islice
 from llava_kit.core.conversation import ImageFile, ImageRef, ImageUrl, shown_url
 from llava_kit.errors import DataError, SampleError
 
-from . import _Pictures
+from .options import PictureOptions
 
 # So many of the first pictures are looked for: a data set may lack one, but not all of these.
 _LOOKED_FOR = 5
@@ -20,7 +20,7 @@ _FOLDERS_NEAR = 64
 class PictureFolder:
     """Gives pictures by their names under the user's `image_root` and `image_prefix`."""
 
-    def __init__(self, options: _Pictures, beside: str):
+    def __init__(self, options: PictureOptions, beside: str):
         self.prefix = options.image_prefix
         self.root = options.image_root or os.path.dirname(os.path.abspath(beside))
         if options.image_root is not None and not options.without_pictures and not os.path.isdir(options.image_root):

@@ -13,11 +13,11 @@ from llava_kit.core.json_rows import JsonRows, fingerprint
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError
 
-from . import RefcocoOptions
 from .boxes import keep_good, picture_size, pixel_box
 from .chance import chance
 from .expressions import read_expressions
 from .grouping import Groups, Numbers, whole_numbers
+from .options import RefcocoOptions
 from .pictures import PictureFolder
 from .regions import Place, region_sample
 from .talk import first_rows, json_row, named

@@ -9,9 +9,9 @@ from llava_kit.core.annotations import Annotations, Box
 from llava_kit.core.conversation import ImageRef, Sample
 from llava_kit.errors import SampleError
 
-from . import _Regions
 from .boxes import in_text
 from .chance import chance
+from .options import RegionOptions
 from .talk import conversation
 
 
@@ -43,7 +43,7 @@ class Place(NamedTuple):
     tags: dict[str, Any]
 
 
-def region_sample(place: Place, boxes: Sequence[Box], options: _Regions) -> Sample:
+def region_sample(place: Place, boxes: Sequence[Box], options: RegionOptions) -> Sample:
     """A conversation with a turn for each of `boxes`, whose labels are the phrases; the task of each follows from the seed.
 
     The annotations hold the boxes as shares of the picture; `text_boxes` says what the numbers in the text are shares of.
@@ -59,7 +59,7 @@ def region_sample(place: Place, boxes: Sequence[Box], options: _Regions) -> Samp
     )
 
 
-def _turn(box: Box, size: tuple[int, int], task: str, options: _Regions) -> tuple[str, str]:
+def _turn(box: Box, size: tuple[int, int], task: str, options: RegionOptions) -> tuple[str, str]:
     wording, numbers = WORDINGS[options.wording], in_text(box, size, options.boxes)
     if task == "describe":
         return wording.describe.format(f"{numbers}."), as_sentence(box.label)

@@ -12,10 +12,10 @@ from llava_kit.core.json_rows import JsonRows, fingerprint
 from llava_kit.core.source import DataSource
 from llava_kit.errors import DataError, SampleError
 
-from . import VisualGenomeOptions
 from .boxes import keep_good, picture_size, pixel_box
 from .chance import chance
 from .grouping import Numbers, whole_numbers
+from .options import VisualGenomeOptions
 from .pictures import PictureFolder
 from .regions import Place, region_sample
 from .talk import first_rows, json_row, named
