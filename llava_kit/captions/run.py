@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..assemble.build import build_source
 from ..assemble.files import write_json, write_text
 from ..core.source import DataSource
+from ..data.workers import cores
 from ..errors import DataError
 from ..recipe.filter_captions import FilterCaptions
 from ..store.journal import Journal
@@ -63,7 +64,7 @@ def filter_captions(
     if not count:
         raise DataError("the source has no samples; expected pictures with captions")
     phraser = open_finder(options.finder) if finder is None else finder
-    folder, workers = Path(options.to), options.workers or _cores()
+    folder, workers = Path(options.to), options.workers or cores()
     _check(folder)
     about = {
         "source": reader.fingerprint(),
@@ -156,7 +157,3 @@ def _tell(folder: Path, options: FilterCaptions, about: dict[str, Any], told: di
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     if not told["rejected"]:
         (folder / REJECTED).unlink(missing_ok=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,8 +13,6 @@ from .data_source import WORDS, WORDS_HELP, add_source
 if TYPE_CHECKING:
     from ..convert.run import Converted
 
-# More readers than this wait for the disk, on the machines that were looked at.
-_MOST_WORKERS = 8
 # Of what was rejected so much is shown; all of it stands in rejected.jsonl.
 _SHOWN = 10
 
@@ -85,11 +83,11 @@ def _keep_root(arguments: argparse.Namespace) -> str | None:
 
 
 def _workers(asked: int | None) -> int:
+    from ..data.workers import usual_workers
     from ..errors import LlavaKitError
 
     if asked is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(cores, _MOST_WORKERS)
+        return usual_workers()
     if asked < 1:
         raise LlavaKitError(f"--workers {asked}: expected at least 1")
     return asked

@@ -25,6 +25,20 @@ from ..errors import LlavaKitError, TrainingError
 # A worker that was told to stop finishes the step it is at; one that takes longer is killed.
 STOP_SECONDS = 5.0
 
+# More readers than this wait for the disk, on the machines that were looked at.
+MOST_BY_DEFAULT = 8
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usual_workers() -> int:
+    """How many processes work on files where nobody says: one for each core, eight at most."""
+    return min(MOST_BY_DEFAULT, cores())
+
+
 # Receiving ends that are open in this process. A forked worker has copies of them all, and must close them: while anybody holds
 # a receiving end, a worker that writes into it is not told that nobody reads any more.
 _open_receivers: set[Connection] = set()

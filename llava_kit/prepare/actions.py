@@ -14,6 +14,7 @@ from ..audit.check import check
 from ..captions.run import filter_captions
 from ..convert.block import Settings
 from ..convert.run import convert
+from ..data.workers import usual_workers
 from ..datagen.run import Hooks, generate
 from ..errors import DataError, LlavaKitError
 from ..recipe.filter_captions import FilterCaptions
@@ -33,7 +34,9 @@ def convert_step(block: Convert, say: Say, progress: Progress) -> str:
     settings = Settings(block.form, None if block.image_root is None else os.path.abspath(block.image_root))
     described = block.source.model_dump(mode="json")
     with progress("convert", "samples") as show:
-        done = convert(source, count, block.to, settings, described=described, workers=workers_of(block.workers), show=show)
+        done = convert(
+            source, count, block.to, settings, described=described, workers=block.workers or usual_workers(), show=show
+        )
     told = f"{done.samples:,} samples in {block.to}"
     return told + (f", {done.rejected:,} rejected ({_listed(done.bad)})" if done.rejected else "")
 
@@ -88,11 +91,6 @@ ACTIONS: Mapping[str, Action] = {
 def target_of(block: Any) -> str:
     """What a step makes: its folder, or its report."""
     return block.report if isinstance(block, Check) else block.to
-
-
-def workers_of(asked: int | None) -> int:
-    """So many processes as asked for; by default one for each core, eight at most."""
-    return asked or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _listed(counts: Mapping[str, int]) -> str:
